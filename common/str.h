@@ -1,0 +1,27 @@
+/* str.h -- bounded text: numbers with a range, paths, UTF-8 checks. No strtol, strcpy or sprintf elsewhere. */
+#ifndef COMMON_STR_H
+#define COMMON_STR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* The whole of s must be one decimal number inside [min, max]. ERR_INVALID otherwise, *ret untouched. */
+int str_parse_i64(const char *s, int64_t min, int64_t max, int64_t *ret);
+int str_parse_f64(const char *s, double min, double max, double *ret); /* finite only */
+int str_parse_bool(const char *s, bool *ret);                           /* 1 0 true false yes no on off */
+
+/* Writes at most size bytes with the NUL; ERR_TOOBIG when it did not fit (then dst is cut, still terminated). */
+int str_copy(char *dst, size_t size, const char *src);
+int str_format(char *dst, size_t size, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* dir + "/" + name */
+int str_path(char *dst, size_t size, const char *dir, const char *name);
+
+bool str_starts(const char *s, const char *prefix);
+bool str_ends(const char *s, const char *suffix);
+bool str_utf8_ok(const char *s, size_t n); /* RFC 3629: no overlong forms, no surrogates, <= U+10FFFF */
+
+/* "1.5 GiB", "812 B": for people. Returns dst. */
+const char *str_bytes(char *dst, size_t size, uint64_t bytes);
+
+#endif

@@ -1,0 +1,47 @@
+/* device.h -- one device: its op table, its memory, its weights.
+ *
+ * Kinds: "cpu_ref" (the specification: plain loops, one thread), "cpu" (the backend people run), "cuda" (opened from
+ * the module troupe-cuda.so at run time; ERR_UNSUPPORTED with the reason where it is missing). Opened once a process,
+ * used by one compute thread.
+ */
+#ifndef KERNELS_DEVICE_H
+#define KERNELS_DEVICE_H
+
+#include <stdbool.h>
+
+#include "common/err.h"
+#include "kernels/tensor.h"
+
+struct op_table;
+
+enum device_precision { DEVICE_F32, DEVICE_BF16 }; /* of the packed weights of linear layers and convolutions */
+
+struct device_options {
+    int index;                       /* CUDA device number */
+    int n_threads;                   /* CPU; 0: all cores this process may use */
+    enum device_precision precision; /* CPU: BF16 keeps linear weights bf16 (half the memory, rounded activations) */
+};
+
+struct device {
+    const struct op_table *table;
+    char kind[16];         /* "cpu_ref", "cpu", "cuda" */
+    char name[64];         /* for people: CPU model or GPU name */
+    size_t memory_bytes;   /* all of it */
+    int n_threads;
+    enum device_precision precision;
+    bool is_host;          /* tensors' data can be read by the CPU */
+    void *impl;            /* the table's own: packed weights, primitives, streams. Owned */
+};
+
+int device_open(struct device **ret, const char *kind, const struct device_options *o, struct err *err);
+void device_close(struct device *d);
+
+size_t device_free_bytes(const struct device *d); /* memory that can be allocated now */
+
+/* Weights: host tensor (mapped file) to a tensor the table can use for ever. On the CPU the same tensor: the table
+ * packs what it needs on first use, keyed by the data pointer; the mapping must stay until device_forget. */
+int device_upload(struct device *d, struct tensor host, struct tensor *ret, struct err *err);
+/* Drops what was packed or uploaded for weights whose data lies in [base, base + bytes). */
+void device_forget(struct device *d, const void *base, size_t bytes);
+
+#endif

@@ -1,0 +1,107 @@
+/* avatar.h -- the whole generator as one object: components, plan, generate. The wall that pipeline.c sees: pictures,
+ * sound and text go in, latents and frames come out; no tensors, no op, no device word on the other side.
+ *
+ * Source: HunyuanVideo-Avatar; the order of stages and what differs from the reference are in MODEL.md.
+ */
+#ifndef WORKER_MODEL_AVATAR_H
+#define WORKER_MODEL_AVATAR_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/err.h"
+#include "worker/media/media.h"
+
+struct avatar;
+struct device;
+
+/* Stages in order; progress is reported as (stage, done, total). */
+#define AVATAR_STAGES(X)                                                                                             \
+    X(LOAD, "load")                                                                                                  \
+    X(CONDITION, "condition")                                                                                        \
+    X(DENOISE, "denoise")                                                                                            \
+    X(DECODE, "decode")
+
+enum avatar_stage {
+#define X(name, text) AVATAR_##name,
+    AVATAR_STAGES(X)
+#undef X
+        AVATAR_STAGE_COUNT
+};
+const char *avatar_stage_name(enum avatar_stage s);
+
+enum avatar_face { AVATAR_FACE_AUTO, AVATAR_FACE_NONE, AVATAR_FACE_BOX, AVATAR_FACE_INDEX };
+
+struct avatar_request {
+    struct image image;          /* borrowed: as opened, not resized */
+    struct wave wave;            /* borrowed: mono, 16 kHz */
+    const char *prompt;          /* UTF-8, without the reference's prefix; "" allowed */
+    const char *negative_prompt; /* NULL: the reference's */
+    int size;                    /* area class, 704 real */
+    int width, height;           /* both > 0: exactly these (multiples of 16) instead of size */
+    double fps;                  /* 25 or 12.5 */
+    int64_t n_frames;            /* 0: from the sound's length */
+    int steps;
+    double guidance, shift;
+    uint64_t seed;
+    enum avatar_face face;
+    double box[4];               /* x, y, w, h in pixels of the image as opened */
+    int face_index;              /* by size, 0 = largest */
+    bool face_required;          /* no face found is an error instead of a warning */
+    bool round_bf16;             /* latents rounded to bf16 after each window, as the reference does. Default true */
+    const char *noise_path;      /* safetensors with noise and vae_noise, or NULL */
+    const char *dump_path;       /* safetensors to write intermediate tensors to, or NULL */
+};
+
+struct avatar_hooks {
+    void *arg;
+    const atomic_int *cancel; /* non-zero: stop within one step with ERR_CANCEL. May be NULL */
+    void (*progress)(void *arg, enum avatar_stage stage, int done, int total);
+    void (*warn)(void *arg, const char *text);
+    /* Frames in order, as they are decoded: rgb u8 [n][height][width][3]; only lent. Non-zero (an ERR_*) stops. */
+    int (*frames)(void *arg, const uint8_t *rgb, int64_t n, int width, int height);
+};
+
+struct avatar_result {
+    int width, height;
+    int64_t n_frames;
+    double seconds[AVATAR_STAGE_COUNT];
+    double flops;
+    size_t arena_peak;
+    int face[4];       /* x1, y1, x2, y2 in pixels of the sized picture; all -1: whole picture */
+    char digest[65];   /* of the weights in use */
+};
+
+/* What a job of these sizes needs, by stage; from the planning table, weights not needed. */
+struct avatar_cost {
+    size_t weight_bytes, arena_bytes, staging_bytes;
+    double flops;
+};
+struct avatar_plan {
+    int width, height;
+    int64_t n_frames, n_latents;
+    struct avatar_cost stage[AVATAR_STAGE_COUNT];
+    size_t peak_bytes; /* largest of weights + arena + staging that are alive together */
+    double flops;
+};
+
+/* ckpts: folder of the published layout, or NULL with dims "full": the real sizes without weights (planning only). */
+int avatar_open(struct avatar **ret, struct device *device, const char *ckpts, bool fp8, struct err *err);
+void avatar_close(struct avatar *a);
+/* Loads every component now (otherwise each on first use). */
+int avatar_load(struct avatar *a, struct err *err);
+int avatar_component(const struct avatar *a, int i, const char **ret_name, const char **ret_status, double *ret_seconds,
+                     const char **ret_error); /* ERR_NOTFOUND past the last */
+
+/* The picture of width x height sized as the reference sizes it. ERR_INVALID where that gives 0. */
+int avatar_size(int width, int height, int size, int *ret_w, int *ret_h);
+int avatar_make_plan(struct avatar *a, int width, int height, int64_t n_frames, int steps, struct avatar_plan *ret,
+                     struct err *err);
+/* Fills defaults: 25 fps, 50 steps, guidance 7.5, shift 5, round_bf16. */
+void avatar_request_init(struct avatar_request *q);
+int avatar_run(struct avatar *a, const struct avatar_request *q, const struct avatar_hooks *hooks,
+               struct avatar_result *ret, struct err *err);
+
+#endif

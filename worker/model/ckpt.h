@@ -1,0 +1,76 @@
+/* ckpt.h -- a checkpoint: named tensors from one or more files, memory-mapped; and binding them to a network.
+ *
+ * Sources: safetensors (one file, or a folder with *.index.json and shards), PyTorch zip (.pt, .bin: bf16, f16, f32, fp8;
+ * a restricted unpickler that executes nothing), TorchScript archive (detface.pt), and a list (names, dtypes, shapes and
+ * no data: for planning the real sizes without weights). Any integer or float dtype is kept as stored.
+ *
+ *     struct ckpt *c;
+ *     if ((rc = ckpt_open(&c, path, &err)) < 0) ...
+ *     struct binder b;
+ *     binder_init(&b, c, device, "vae");
+ *     bind(&b, &w->conv_in, "encoder.conv_in.conv.weight", 5, SHAPE(c0, 3, 3, 3, 3));
+ *     bindf(&b, &w->qkv, 2, SHAPE(3 * H, H), "double_blocks.%d.img_attn_qkv.weight", i);
+ *     rc = binder_finish(&b, &err);        one error that lists every missing, extra and misshapen tensor
+ */
+#ifndef WORKER_MODEL_CKPT_H
+#define WORKER_MODEL_CKPT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "common/buf.h"
+#include "common/err.h"
+#include "kernels/device.h"
+#include "kernels/tensor.h"
+
+struct ckpt;
+
+/* A file or folder, by its contents: .safetensors, a folder with model.safetensors(.index.json), a zip (.pt, .bin,
+ * TorchScript). ERR_NOTFOUND, ERR_FORMAT (with what and where), ERR_IO. */
+int ckpt_open(struct ckpt **ret, const char *path, struct err *err);
+/* The fp8 transformer and its map: weights that are F8E4M3 get their scale. */
+int ckpt_open_fp8(struct ckpt **ret, const char *path, const char *map_path, struct err *err);
+/* From a list "name<TAB>dtype<TAB>64x3x7<TAB>...": shapes only. The text is copied. */
+int ckpt_open_list(struct ckpt **ret, const char *text, size_t len, struct err *err);
+void ckpt_close(struct ckpt *c);
+
+/* Names lose everything up to and including an outer key ("module", "ema", "state_dict") at opening. */
+/* Deletes the text `part` from every name wherever it occurs ("vae."). */
+int ckpt_strip(struct ckpt *c, const char *part, struct err *err);
+
+size_t ckpt_count(const struct ckpt *c);
+const char *ckpt_name(const struct ckpt *c, size_t i); /* sorted by name */
+struct tensor ckpt_tensor(const struct ckpt *c, size_t i);
+/* TENSOR_NONE if there is none of that name. Host memory, borrowed until ckpt_close. */
+struct tensor ckpt_find(const struct ckpt *c, const char *name);
+/* Dimension dim of the tensor of that name, 0 if it is not there: for reading dims from a checkpoint. */
+int64_t ckpt_dim(const struct ckpt *c, const char *name, int dim);
+/* How many k = 0, 1, ... have a name starting with prefix + k + "." ("double_blocks." -> 20). */
+int ckpt_count_blocks(const struct ckpt *c, const char *prefix);
+bool ckpt_has_data(const struct ckpt *c); /* false for lists */
+size_t ckpt_bytes(const struct ckpt *c);  /* of all tensors */
+/* SHA-256 over names, dtypes, shapes and bytes as hex (64 + NUL); computed on first call, 1 s per few hundred MB. */
+int ckpt_digest(struct ckpt *c, char hex[65], struct err *err);
+
+struct binder {
+    struct ckpt *ckpt;
+    struct device *device; /* NULL: planning, tensors stay without data */
+    const char *what;      /* for messages: "vae" */
+    unsigned char *used;   /* owned: one byte a tensor */
+    struct buf problems;   /* owned */
+    size_t n_problems;
+    struct err err;        /* device failures */
+};
+
+void binder_init(struct binder *b, struct ckpt *c, struct device *device, const char *what);
+/* Takes the tensor of that name if its shape is exactly this; otherwise notes the problem and sets *ret to a tensor of
+ * the wanted shape without data. Any float dtype is accepted. */
+void bind(struct binder *b, struct tensor *ret, const char *name, int n_dims, const int64_t *shape);
+void bindf(struct binder *b, struct tensor *ret, int n_dims, const int64_t *shape, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
+/* Names starting with prefix are known and not needed (decoder of Whisper, lm_head, ...): not "extra". */
+void bind_ignore(struct binder *b, const char *prefix);
+/* Frees the binder. ERR_WEIGHTS listing what is missing, misshapen, extra (extra ones only if strict). */
+int binder_finish(struct binder *b, bool strict, struct err *err);
+
+#endif
