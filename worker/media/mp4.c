@@ -223,6 +223,8 @@ static int write_packets(struct mp4 *m, struct track *t, const AVFrame *f, struc
             return 0;
         if (rc < 0)
             break;
+        if (t == &m->video)
+            m->packet->duration = 1; /* x264 leaves it open, and the last frame would have none */
         av_packet_rescale_ts(m->packet, t->codec->time_base, t->stream->time_base);
         m->packet->stream_index = t->stream->index;
         rc = av_interleaved_write_frame(m->format, m->packet);
