@@ -13,6 +13,7 @@
 #include "kernels/tensor.h"
 
 struct op_table;
+struct device;
 
 enum device_precision { DEVICE_F32, DEVICE_BF16 }; /* of the packed weights of linear layers and convolutions */
 
@@ -22,8 +23,21 @@ struct device_options {
     enum device_precision precision; /* CPU: BF16 keeps linear weights bf16 (half the memory, rounded activations) */
 };
 
+/* What a device does beyond its ops. A member left NULL is what plain host memory needs. */
+struct device_hooks {
+    void (*close)(struct device *d);
+    void (*forget)(struct device *d, const void *base, size_t bytes);
+    size_t (*free_bytes)(const struct device *d);
+    int (*upload)(struct device *d, struct tensor host, struct tensor *ret, struct err *err);
+    int (*arena_new)(struct device *d, size_t *bytes, void **ret, struct err *err); /* *bytes 0: as much as is wise */
+    void (*arena_free)(struct device *d, void *arena, size_t bytes);
+    int (*write)(struct device *d, void *dst, const void *host, size_t bytes); /* in order with the ops */
+    int (*read)(struct device *d, void *host, const void *src, size_t bytes);  /* waits for the ops before it */
+};
+
 struct device {
     const struct op_table *table;
+    const struct device_hooks *hooks; /* never NULL; its members may be */
     char kind[16];         /* "cpu_ref", "cpu", "cuda" */
     char name[64];         /* for people: CPU model or GPU name */
     size_t memory_bytes;   /* all of it */
@@ -33,6 +47,11 @@ struct device {
     void *impl;            /* the table's own: packed weights, primitives, streams. Owned */
 };
 
+/* The module (TROUPE_CUDA_MODULE or troupe-cuda.so) exports this: sets table, hooks, name, memory_bytes and impl. */
+typedef int device_module_fn(struct device *d, const struct device_options *o, struct err *err);
+#define DEVICE_MODULE_SYMBOL "troupe_cuda_open"
+
+/* o may be NULL. An unknown kind is ERR_INVALID. */
 int device_open(struct device **ret, const char *kind, const struct device_options *o, struct err *err);
 void device_close(struct device *d);
 

@@ -41,7 +41,10 @@ struct run {
     size_t arena_used;
     size_t arena_peak;
 
+    const char *op;  /* the op at work, for messages; NULL between ops */
     char label[160]; /* "dit/double 3/attn" */
+    short label_len[24]; /* label's length before each push */
+    int label_depth;
 
     double flops;    /* multiply and add = 2 */
     double bytes;    /* read and written by ops, from shapes */
@@ -58,7 +61,7 @@ void run_done(struct run *r);
 void run_reset(struct run *r);
 
 bool run_failed(const struct run *r);
-/* Records the first failure "op (label): sentence"; returns code. */
+/* Records the first failure "op (label): sentence" (outside ops "label: sentence"); returns code. */
 int run_fail(struct run *r, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 size_t run_mark(const struct run *r);
