@@ -1,0 +1,121 @@
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/mem.h"
+#include "common/str.h"
+#include "worker/model/ckpt.h"
+
+#define MAX_PROBLEMS 8 /* named in the message; the rest is counted */
+
+void binder_init(struct binder *b, struct ckpt *c, struct device *device, const char *what)
+{
+    size_t n = ckpt_count(c);
+    *b = (struct binder){.ckpt = c, .device = device, .what = what};
+    buf_init(&b->problems, 4096);
+    b->used = mem_zalloc(n ? n : 1);
+    if (!b->used)
+        err_set(&b->err, ERR_NOMEM, "%s: out of memory", what);
+}
+
+static void note(struct binder *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void note(struct binder *b, const char *fmt, ...)
+{
+    char text[400];
+    va_list ap;
+    if (b->n_problems++ >= MAX_PROBLEMS)
+        return;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    buf_printf(&b->problems, "%s%s", b->n_problems > 1 ? "; " : "", text);
+}
+
+/* Index of a name in the sorted checkpoint, or -1. */
+static ptrdiff_t find(const struct ckpt *c, const char *name)
+{
+    size_t lo = 0, hi = ckpt_count(c);
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        int order = strcmp(ckpt_name(c, mid), name);
+        if (order == 0)
+            return (ptrdiff_t)mid;
+        if (order < 0)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return -1;
+}
+
+static bool is_float(enum dtype t)
+{
+    return t == DTYPE_F32 || t == DTYPE_F64 || t == DTYPE_BF16 || t == DTYPE_F16 || t == DTYPE_F8E4M3;
+}
+
+void bind(struct binder *b, struct tensor *ret, const char *name, int n_dims, const int64_t *shape)
+{
+    struct tensor want = tensor_of(NULL, DTYPE_F32, n_dims, shape);
+    char got_text[96], want_text[96];
+    *ret = want;
+    if (b->err.code < 0)
+        return;
+    ptrdiff_t i = find(b->ckpt, name);
+    if (i < 0) {
+        note(b, "%s is missing", name);
+        return;
+    }
+    b->used[i] = 1;
+    struct tensor t = ckpt_tensor(b->ckpt, (size_t)i);
+    if (!tensor_same_shape(t, want) || !is_float(t.dtype)) {
+        note(b, "%s is %s, wanted %s", name, tensor_format(t, got_text, sizeof got_text),
+             tensor_format(want, want_text, sizeof want_text));
+        return;
+    }
+    if (t.dtype == DTYPE_F8E4M3 && !t.scale) {
+        note(b, "%s is fp8 without a scale: the fp8 map is needed", name);
+        return;
+    }
+    *ret = t;
+    if (!b->device)
+        ret->data = NULL;
+    else if (t.data && device_upload(b->device, t, ret, &b->err) < 0)
+        err_wrap(&b->err, "%s: %s", b->what, name);
+}
+
+void bindf(struct binder *b, struct tensor *ret, int n_dims, const int64_t *shape, const char *fmt, ...)
+{
+    char name[600];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(name, sizeof name, fmt, ap);
+    va_end(ap);
+    bind(b, ret, name, n_dims, shape);
+}
+
+void bind_ignore(struct binder *b, const char *prefix)
+{
+    for (size_t i = 0; b->used && i < ckpt_count(b->ckpt); i++)
+        if (str_starts(ckpt_name(b->ckpt, i), prefix))
+            b->used[i] = 1;
+}
+
+int binder_finish(struct binder *b, bool strict, struct err *err)
+{
+    int rc = b->err.code;
+    for (size_t i = 0; rc == 0 && strict && i < ckpt_count(b->ckpt); i++)
+        if (!b->used[i])
+            note(b, "%s is not a part of it", ckpt_name(b->ckpt, i));
+    if (rc < 0)
+        err_set(err, rc, "%s", b->err.text);
+    else if (b->n_problems > MAX_PROBLEMS)
+        rc = err_set(err, ERR_WEIGHTS, "%s: %s; and %zu more", b->what, b->problems.data,
+                     b->n_problems - MAX_PROBLEMS);
+    else if (b->n_problems > 0)
+        rc = err_set(err, ERR_WEIGHTS, "%s: %s", b->what,
+                     b->problems.data ? b->problems.data : "weights do not match");
+    mem_free(b->used);
+    buf_done(&b->problems);
+    *b = (struct binder){0};
+    return rc;
+}
