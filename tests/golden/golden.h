@@ -57,6 +57,10 @@ void golden_fail(struct golden *g, const char *fmt, ...) __attribute__((format(p
 /* Records a check that has no tensor of its own (text in the twin): error as a share of its bound, <= 1 passes. */
 void golden_note(struct golden *g, const char *what, double share);
 
+/* Bounds for the checks that follow, in place of the twin's. Where the twin's tolerance is a sentence golden_check takes
+ * the number of the phrase that names the tensor, or of the first phrase; cases whose sentence says more set it here. */
+void golden_bound(struct golden *g, double atol, double rtol);
+
 /* Another case's file in the same tree ("dit/forward_early" from fp8/): opened for the life of the case. */
 struct ckpt *golden_other(struct golden *g, const char *relative_stem);
 

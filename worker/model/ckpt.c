@@ -16,8 +16,7 @@
 #include "worker/model/ptfile.h"
 #include "worker/model/safetensors.h"
 
-/* ---- what the readers use
- * ---------------------------------------------------------------------------------- */
+/* ---- what the readers use ---------------------------------------------------------------------------- */
 
 static int add_block(struct ckpt *c, void *data, size_t bytes, bool mapped)
 {
@@ -136,8 +135,7 @@ int ckpt_add(struct ckpt *c, const char *name, enum dtype dtype, int n_dims, con
     return 0;
 }
 
-/* ---- opening
- * ----------------------------------------------------------------------------------------------- */
+/* ---- opening ----------------------------------------------------------------------------------------- */
 
 static int by_name(const void *a, const void *b)
 {
@@ -278,8 +276,7 @@ int ckpt_strip(struct ckpt *c, const char *part, struct err *err)
     return sort_entries(c, err);
 }
 
-/* ---- lists
- * ------------------------------------------------------------------------------------------------- */
+/* ---- lists ------------------------------------------------------------------------------------------- */
 
 struct columns {
     int name, dtype, shape;
@@ -413,8 +410,7 @@ out:
     return 0;
 }
 
-/* ---- asking
- * ------------------------------------------------------------------------------------------------ */
+/* ---- asking ------------------------------------------------------------------------------------------ */
 
 size_t ckpt_count(const struct ckpt *c)
 {

@@ -165,8 +165,7 @@ int safetensors_read(struct ckpt *c, const char *path, struct err *err)
     return rc;
 }
 
-/* ---- folders
- * ----------------------------------------------------------------------------------------------- */
+/* ---- folders ----------------------------------------------------------------------------------------- */
 
 static int find_index(const char *dir, char *ret, size_t size, struct err *err)
 {
@@ -277,8 +276,7 @@ int safetensors_read_dir(struct ckpt *c, const char *dir, struct err *err)
     return rc;
 }
 
-/* ---- writing
- * ----------------------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------------------- */
 
 static json_t *describe(struct tensor t, uint64_t at)
 {

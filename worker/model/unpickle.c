@@ -36,8 +36,7 @@ struct machine {
     struct err *err;
 };
 
-/* ---- memory
- * ------------------------------------------------------------------------------------------------ */
+/* ---- memory ------------------------------------------------------------------------------------------ */
 
 static void *take(struct machine *m, size_t bytes)
 {
@@ -170,8 +169,7 @@ static struct unpickle_value *new_text(struct machine *m, enum unpickle_kind kin
     return v;
 }
 
-/* ---- reading
- * ----------------------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------------------- */
 
 static int read_uint(struct machine *m, int n, uint64_t *ret)
 {
@@ -208,8 +206,7 @@ static int push_int(struct machine *m, int64_t i)
     return push(m, v);
 }
 
-/* ---- opcodes: constants
- * ------------------------------------------------------------------------------------ */
+/* ---- opcodes: constants ------------------------------------------------------------------------------ */
 
 static int do_proto(struct machine *m, uint8_t op)
 {
@@ -283,8 +280,7 @@ static int do_text(struct machine *m, uint8_t op)
     return push(m, v);
 }
 
-/* ---- opcodes: stack and memo
- * ------------------------------------------------------------------------------- */
+/* ---- opcodes: stack and memo ------------------------------------------------------------------------- */
 
 static int do_mark(struct machine *m, uint8_t op)
 {
@@ -358,8 +354,7 @@ static int do_get(struct machine *m, uint8_t op)
     return push(m, m->memo[i]);
 }
 
-/* ---- opcodes: lists and dicts
- * ------------------------------------------------------------------------------ */
+/* ---- opcodes: lists and dicts ------------------------------------------------------------------------ */
 
 static int do_empty(struct machine *m, uint8_t op)
 {
@@ -417,8 +412,7 @@ static int do_appends(struct machine *m, uint8_t op)
     return append_to(m, (size_t)at, 1, op == 'e' ? UNPICKLE_LIST : UNPICKLE_DICT);
 }
 
-/* ---- opcodes: names, calls, objects
- * ------------------------------------------------------------------------ */
+/* ---- opcodes: names, calls, objects ------------------------------------------------------------------ */
 
 static int push_global(struct machine *m, const uint8_t *module, size_t n_module, const uint8_t *name,
                        size_t n_name)
@@ -688,8 +682,7 @@ static int do_stop(struct machine *m, uint8_t op)
     return 0;
 }
 
-/* ---- the machine
- * ------------------------------------------------------------------------------------------- */
+/* ---- the machine ------------------------------------------------------------------------------------- */
 
 typedef int op_fn(struct machine *m, uint8_t op);
 
