@@ -1,0 +1,197 @@
+#include "worker/model/dit_denoise.h"
+
+#include "common/mem.h"
+
+enum { NEGATIVE, POSITIVE, TEXTS };
+
+struct dit_denoise {
+    const struct sampler_plan *plan;
+    struct dit_scene scene;
+    struct dit_text text[TEXTS];
+    struct tensor gates;          /* refiner gates of the full rows */
+    struct tensor refined[TEXTS]; /* of this step */
+    int n_early;                  /* steps with the negative text: rows 0.. of all tables */
+    int n_full;                   /* steps that run the whole network */
+    int64_t n_sound;              /* audio frames that are not silence */
+
+    struct tensor x;              /* [rows, buffers, N + most text tokens, H] */
+    int n_buffers;                /* windows, or 1 when no step is cached */
+    int16_t owner[WINDOW_MAX_LATENTS]; /* per latent: the window that computed it last */
+    int64_t start[WINDOW_MAX_LATENTS / WINDOW_LATENTS + 1]; /* per window: its first latent then */
+};
+
+/* ---- rows of the tables: a pair of time and text each. Order: negative text of the early steps; positive text of the
+ * full steps; positive text of the cached steps. ---- */
+
+static int full_before(int step)
+{
+    int n = 0;
+    for (int i = 0; i < step; i++)
+        n += !sampler_is_cached(i);
+    return n;
+}
+
+static int row_of(const struct dit_denoise *n, int step, int row)
+{
+    if (row == 0 && !sampler_is_late(step))
+        return step;
+    if (sampler_is_cached(step))
+        return n->n_early + n->n_full + step - full_before(step);
+    return n->n_early + full_before(step);
+}
+
+static void make_tables(struct run *r, struct dit_denoise *n, double fps)
+{
+    float t[2 * SAMPLER_MAX_STEPS];
+    const struct sampler_plan *p = n->plan;
+    for (int i = 0; i < p->steps; i++) {
+        t[row_of(n, i, 0)] = 1000.0f * p->sigma[i];
+        t[row_of(n, i, 1)] = 1000.0f * p->sigma[i];
+    }
+    const int n_full = n->n_early + n->n_full;
+    const struct dit_rows rows = {.t = t, .n = n->n_early + p->steps, .n_a = n->n_early, .a = &n->text[NEGATIVE],
+                                  .b = &n->text[POSITIVE]};
+    struct tensor vec = dit_cond_vec(r, n->scene.dit, &rows, fps);
+    dit_cond_mods(r, n->scene.dit, vec, n_full, &n->scene.mods);
+    n->gates = dit_cond_gates(r, n->scene.dit, &rows, n_full);
+}
+
+static void make_text(struct run *r, struct dit_denoise *n, int which, const struct sampler_text *t)
+{
+    dit_cond_text(r, n->scene.dit, t->states, t->text2, t->mask, t->n_valid, &n->text[which]);
+}
+
+static void make_buffers(struct run *r, struct dit_denoise *n)
+{
+    const int64_t a = n->text[NEGATIVE].n_valid, b = n->text[POSITIVE].n_valid;
+    n->n_buffers = n->n_full < n->plan->steps ? n->plan->window.n_windows : 1;
+    n->x = run_new(r, DTYPE_F32, 4, SHAPE(DIT_ROWS, n->n_buffers, n->scene.picture.N + (a > b ? a : b),
+                                          n->scene.dit->dims.hidden));
+}
+
+/* x of a row of window k for n_text text tokens. */
+static struct tensor buffer(const struct dit_denoise *n, int row, int k, int64_t n_text)
+{
+    struct tensor x = tensor_at(tensor_at(n->x, 0, row), 0, n->n_buffers > 1 ? k : 0);
+    return tensor_slice(x, 0, 0, n->scene.picture.N + n_text);
+}
+
+/* ---- cache ---- */
+
+static void remember(struct dit_denoise *n, int k, int64_t start)
+{
+    int32_t latents[WINDOW_LATENTS];
+    window_latents(&n->plan->window, start, latents);
+    for (int j = 0; j < WINDOW_LATENTS; j++)
+        n->owner[latents[j]] = (int16_t)k;
+    n->start[k] = start;
+}
+
+/* The input of the last block for the window that starts there, put together from the last full step's windows. */
+static struct tensor recall(struct run *r, const struct dit_denoise *n, int row, int64_t start)
+{
+    const struct dit_picture *p = &n->scene.picture;
+    const int64_t n_text = n->text[POSITIVE].n_valid, L = n->plan->window.n_latents;
+    struct tensor first = buffer(n, row, n->owner[start], n_text);
+    if (n->n_buffers == 1)
+        return first;
+    int32_t latents[WINDOW_LATENTS];
+    window_latents(&n->plan->window, start, latents);
+    struct tensor x = run_new(r, DTYPE_F32, 2, first.shape);
+    op_copy_into(r, tensor_slice(x, 0, 0, p->P), tensor_slice(first, 0, 0, p->P));
+    for (int j = 0; j < WINDOW_LATENTS; j++) {
+        const int k = n->owner[latents[j]];
+        const int64_t at = (latents[j] - n->start[k] + L) % L;
+        struct tensor from = buffer(n, row, k, n_text);
+        op_copy_into(r, tensor_slice(x, 0, (1 + j) * p->P, p->P), tensor_slice(from, 0, (1 + at) * p->P, p->P));
+    }
+    op_copy_into(r, tensor_slice(x, 0, p->N, n_text), tensor_slice(first, 0, p->N, n_text));
+    return x;
+}
+
+/* ---- the sampler's side ---- */
+
+static void refine(struct run *r, struct dit_denoise *n, int which, int row)
+{
+    const struct dit_text *t = &n->text[which];
+    n->refined[which] = dit_cond_refine(r, n->scene.dit, t, tensor_at(n->gates, 0, row), t->n_valid);
+}
+
+void dit_denoise_begin(void *arg, struct run *r, int step)
+{
+    struct dit_denoise *n = arg;
+    if (sampler_is_cached(step))
+        return;
+    if (!sampler_is_late(step))
+        refine(r, n, NEGATIVE, row_of(n, step, 0));
+    refine(r, n, POSITIVE, row_of(n, step, 1));
+}
+
+static void predict_full(struct run *r, struct dit_denoise *n, int step, int k, struct tensor latents,
+                         struct tensor ret_v[DIT_ROWS])
+{
+    const struct window_plan *w = &n->plan->window;
+    const int64_t start = window_start(w, step, k);
+    const bool late = sampler_is_late(step);
+    int32_t audio[WINDOW_AUDIO];
+    window_audio(w, start, n->n_sound, audio);
+    struct tensor sound = run_write(r, audio, DTYPE_I32, 1, SHAPE(WINDOW_AUDIO));
+    struct tensor mask = late ? n->scene.picture.mask : n->scene.picture.mask_early;
+    const struct dit_row rows[DIT_ROWS] = {
+        {.text = n->refined[late ? POSITIVE : NEGATIVE], .mask = mask, .mod = row_of(n, step, 0)},
+        {.text = n->refined[POSITIVE], .mask = mask, .sound = sound, .mod = row_of(n, step, 1)},
+    };
+    const struct tensor x[DIT_ROWS] = {buffer(n, 0, k, rows[0].text.shape[0]), buffer(n, 1, k, rows[1].text.shape[0])};
+    dit_forward_pair(r, &n->scene, rows, latents, x, ret_v);
+    remember(n, k, start);
+}
+
+static void predict_cached(struct run *r, struct dit_denoise *n, int step, int k, struct tensor ret_v[DIT_ROWS])
+{
+    const int64_t start = window_start(&n->plan->window, step, k);
+    for (int row = 0; row < DIT_ROWS; row++) {
+        const struct dit_row it = {.mod = row_of(n, step, row)};
+        ret_v[row] = dit_forward_last(r, &n->scene, &it, recall(r, n, row, start));
+    }
+}
+
+void dit_denoise_predict(void *arg, struct run *r, int step, int k, struct tensor x, struct tensor ret_v[DIT_ROWS])
+{
+    struct dit_denoise *n = arg;
+    if (sampler_is_cached(step))
+        predict_cached(r, n, step, k, ret_v);
+    else
+        predict_full(r, n, step, k, x, ret_v);
+}
+
+void dit_denoise_free(struct dit_denoise *n)
+{
+    mem_free(n);
+}
+
+int dit_denoise_new(struct dit_denoise **ret, struct run *r, const struct dit *dit, const struct sampler_plan *plan,
+                    const struct sampler_inputs *in)
+{
+    struct dit_denoise *n = mem_zalloc(sizeof(*n));
+    if (!n)
+        return run_fail(r, ERR_NOMEM, "no memory for the denoiser");
+    n->plan = plan;
+    n->scene.dit = dit;
+    n->n_early = plan->steps < SAMPLER_EARLY_STEPS ? plan->steps : SAMPLER_EARLY_STEPS;
+    n->n_full = full_before(plan->steps);
+    n->n_sound = in->audio.shape[0] < in->n_frames ? in->audio.shape[0] : in->n_frames;
+    run_push(r, "prepare");
+    dit_cond_picture(r, dit, in->ref, in->face, &n->scene.picture);
+    n->scene.kv = dit_cond_audio(r, dit, in->audio, n->n_sound);
+    make_text(r, n, NEGATIVE, &in->negative);
+    make_text(r, n, POSITIVE, &in->positive);
+    make_tables(r, n, in->fps);
+    make_buffers(r, n);
+    run_pop(r);
+    if (run_failed(r)) {
+        dit_denoise_free(n);
+        return r->err.code;
+    }
+    *ret = n;
+    return 0;
+}
