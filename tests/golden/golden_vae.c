@@ -30,12 +30,7 @@ static bool golden_vae_open(struct golden *g, struct golden_vae *v)
 
 static void golden_vae_close(struct golden *g, struct golden_vae *v)
 {
-    if (v->ckpt != NULL) {
-        for (size_t i = 0; i < ckpt_count(v->ckpt); i++) {
-            struct tensor t = ckpt_tensor(v->ckpt, i);
-            device_forget(g->device, t.data, tensor_bytes(t));
-        }
-    }
+    device_forget(g->device, NULL, SIZE_MAX);
     vae_close(v->vae);
     ckpt_close(v->ckpt);
 }
