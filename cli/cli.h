@@ -1,0 +1,47 @@
+/* cli.h -- what every sub-command of `troupe` gets, and the table that main.c walks.
+ *
+ * A sub-command takes the words behind its name, reads them with args.h, prints its answer on stdout (one JSON value with
+ * --json, text for people otherwise), everything else on stderr, and returns the process' exit code: 0, 1 (the thing asked
+ * for failed), 2 (the words were wrong).
+ */
+#ifndef CLI_CLI_H
+#define CLI_CLI_H
+
+#include <signal.h>
+#include <stdbool.h>
+
+#include "common/conf.h"
+#include "common/err.h"
+
+enum { CLI_OK, CLI_FAILED, CLI_USAGE };
+
+struct cli {
+    struct conf conf;   /* environment and --config are in; a command's flags go on top */
+    bool json;          /* --json */
+    char server[256];   /* http://127.0.0.1:8000: --server, TROUPE_SERVER */
+    const char *name;   /* of the sub-command, for messages */
+};
+
+/* Set by SIGINT and SIGTERM (cli_catch_signals): every loop looks at it. */
+extern volatile sig_atomic_t cli_stopped;
+void cli_catch_signals(void);
+
+/* Prints "troupe NAME: sentence" and returns code (CLI_USAGE for ERR_INVALID given by hand, else CLI_FAILED). With --json
+ * {"error": {...}} on stdout. */
+int cli_fail(const struct cli *c, const struct err *err);
+/* Prints the value as one line of JSON on stdout and drops the reference. */
+void cli_print_json(json_t *v);
+
+/* Runs a program found on the PATH and waits: its wait status, or -1. */
+int cli_spawn_wait(char *const *words);
+
+typedef int command_fn(struct cli *c, int argc, char **argv);
+struct command {
+    const char *name, *words, *summary;
+    command_fn *run;
+};
+
+command_fn command_up, command_run, command_submit, command_watch, command_jobs, command_cancel, command_plan,
+    command_doctor, command_bench;
+
+#endif

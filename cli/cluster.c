@@ -1,0 +1,442 @@
+#include "cli/cluster.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "common/mem.h"
+#include "common/str.h"
+
+#define MAX_CHILDREN 34
+#define MAX_WORDS 24
+#define MAX_ENV 80
+
+struct child {
+    char title[32];
+    char program[1024];
+    char *argv[MAX_WORDS]; /* owned texts */
+    int argc;
+    char log[1100];
+    pid_t pid;         /* 0: not running */
+    int restarts;
+    int64_t again_ms;  /* when to start it again */
+};
+
+struct cluster {
+    char volume[1024], run_dir[64], socket[96], log_dir[1100], port_file[128];
+    char url[64], page[64];
+    char *env[MAX_ENV]; /* owned texts, NULL at the end */
+    int n_env;
+    struct child child[MAX_CHILDREN];
+    int n;
+    pthread_t thread;
+    bool watching;
+    atomic_bool stopping;
+    atomic_int deaths;
+};
+
+static int64_t now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static void sleep_ms(int ms)
+{
+    nanosleep(&(struct timespec){ms / 1000, (long)(ms % 1000) * 1000000}, NULL);
+}
+
+/* ---- programs and folders --------------------------------------------------------------------------------------------- */
+
+/* Beside this program (installed), in the sibling folders of a build tree, or on the PATH. */
+int cluster_find(const char *name, const char *package, char *ret, size_t size, struct err *err)
+{
+    static const char *const beside[] = {"", "../dispatcher/", "../worker/"};
+    char self[1024];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    self[n > 0 ? n : 0] = 0;
+    char *slash = strrchr(self, '/');
+    for (size_t i = 0; slash && i < sizeof beside / sizeof *beside; i++) {
+        if (str_format(ret, size, "%.*s/%s%s", (int)(slash - self), self, beside[i], name) == 0 && access(ret, X_OK) == 0)
+            return 0;
+    }
+    const char *path = getenv("PATH");
+    for (const char *p = path ? path : ""; *p;) {
+        size_t k = strcspn(p, ":");
+        if (str_format(ret, size, "%.*s/%s", (int)k, p, name) == 0 && access(ret, X_OK) == 0)
+            return 0;
+        p += k + (p[k] == ':');
+    }
+    return err_set(err, ERR_NOTFOUND, "%s is not installed: %s", name, package);
+}
+
+static int make_dir(const char *path, struct err *err)
+{
+    if (mkdir(path, 0755) == 0 || errno == EEXIST)
+        return 0;
+    return err_set(err, errno == ENOSPC ? ERR_NOSPACE : ERR_IO, "%s cannot be made: %s: name another folder with --volume",
+                   path, strerror(errno));
+}
+
+static int make_dirs(struct cluster *k, const char *volume, struct err *err)
+{
+    char redis[1100];
+    int rc = make_dir(volume, err);
+    if (rc < 0)
+        return rc;
+    char *full = realpath(volume, NULL);
+    rc = full ? str_copy(k->volume, sizeof k->volume, full) : ERR_IO;
+    mem_free(full);
+    if (rc < 0 || str_path(k->log_dir, sizeof k->log_dir, k->volume, "log") < 0 ||
+        str_path(redis, sizeof redis, k->volume, "redis") < 0)
+        return err_set(err, ERR_TOOBIG, "--volume: the path is too long");
+    if ((rc = make_dir(k->log_dir, err)) < 0 || (rc = make_dir(redis, err)) < 0)
+        return rc;
+    str_copy(k->run_dir, sizeof k->run_dir, "/tmp/troupe-XXXXXX");
+    if (!mkdtemp(k->run_dir))
+        return err_set(err, ERR_IO, "/tmp: %s", strerror(errno));
+    str_path(k->socket, sizeof k->socket, k->run_dir, "redis.sock");
+    str_path(k->port_file, sizeof k->port_file, k->run_dir, "port");
+    return 0;
+}
+
+/* ---- environment of the children ------------------------------------------------------------------------------------- */
+
+static void add_env(void *arg, const char *name, const char *value)
+{
+    struct cluster *k = arg;
+    char text[CONF_TEXT_MAX + 80];
+    str_format(text, sizeof text, "%s=%s", name, value);
+    size_t head = strlen(name) + 1;
+    for (int i = 0; i < k->n_env; i++) {
+        if (strncmp(k->env[i], text, head) == 0) {
+            mem_free(k->env[i]);
+            k->env[i] = mem_strdup(text);
+            return;
+        }
+    }
+    if (k->n_env < MAX_ENV - 1)
+        k->env[k->n_env++] = mem_strdup(text);
+}
+
+static void make_env(struct cluster *k, struct cli *c)
+{
+    static const char *const keep[] = {"PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "OMP_NUM_THREADS",
+                                       "OMP_WAIT_POLICY", "ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS",
+                                       "CUDA_VISIBLE_DEVICES", "TROUPE_CUDA_MODULE"};
+    char redis[128];
+    for (size_t i = 0; i < sizeof keep / sizeof *keep; i++) {
+        const char *v = getenv(keep[i]);
+        if (v && strlen(v) < CONF_TEXT_MAX)
+            add_env(k, keep[i], v);
+    }
+    conf_each(&c->conf, CONF_ALL, add_env, k);
+    str_format(redis, sizeof redis, "unix://%s", k->socket);
+    add_env(k, "TROUPE_REDIS", redis);
+    add_env(k, "TROUPE_VOLUME", k->volume);
+}
+
+/* ---- children --------------------------------------------------------------------------------------------------------- */
+
+static void child_word(struct child *ch, const char *word)
+{
+    if (ch->argc < MAX_WORDS - 1)
+        ch->argv[ch->argc++] = mem_strdup(word);
+}
+
+static struct child *child_new(struct cluster *k, const char *title, const char *program)
+{
+    struct child *ch = &k->child[k->n++];
+    str_copy(ch->title, sizeof ch->title, title);
+    str_copy(ch->program, sizeof ch->program, program);
+    str_format(ch->log, sizeof ch->log, "%s/%s.log", k->log_dir, title);
+    child_word(ch, program);
+    return ch;
+}
+
+/* In the child: only async-signal-safe calls. */
+static void child_main(const struct cluster *k, const struct child *ch, int log_fd, pid_t parent)
+{
+    setpgid(0, 0);
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != parent)
+        _exit(127);
+    int null_fd = open("/dev/null", O_RDONLY);
+    dup2(null_fd, 0);
+    dup2(log_fd, 1);
+    dup2(log_fd, 2);
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    signal(SIGINT, SIG_DFL);
+    signal(SIGTERM, SIG_DFL);
+    signal(SIGPIPE, SIG_DFL);
+    execve(ch->program, ch->argv, k->env);
+    _exit(127);
+}
+
+static int child_start(const struct cluster *k, struct child *ch, struct err *err)
+{
+    int fd = open(ch->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return err_set(err, ERR_IO, "%s: %s", ch->log, strerror(errno));
+    pid_t parent = getpid(), pid = fork();
+    if (pid == 0)
+        child_main(k, ch, fd, parent);
+    close(fd);
+    if (pid < 0)
+        return err_set(err, ERR_NOMEM, "%s cannot be started: %s", ch->title, strerror(errno));
+    ch->pid = pid;
+    return 0;
+}
+
+static bool child_ended(struct child *ch)
+{
+    if (ch->pid > 0 && waitpid(ch->pid, NULL, WNOHANG) == ch->pid)
+        ch->pid = 0;
+    return ch->pid == 0;
+}
+
+static void *watch(void *arg)
+{
+    struct cluster *k = arg;
+    while (!atomic_load(&k->stopping)) {
+        for (int i = 0; i < k->n; i++) {
+            struct child *ch = &k->child[i];
+            if (ch->pid > 0 && child_ended(ch)) {
+                int wait_s = 1 << (ch->restarts > 5 ? 5 : ch->restarts);
+                ch->again_ms = now_ms() + 1000 * (wait_s > 30 ? 30 : wait_s);
+                atomic_fetch_add(&k->deaths, 1);
+            }
+            if (ch->pid == 0 && now_ms() >= ch->again_ms) {
+                struct err why = {0};
+                ch->restarts++;
+                if (child_start(k, ch, &why) < 0)
+                    ch->again_ms = now_ms() + 5000;
+            }
+        }
+        sleep_ms(50);
+    }
+    return NULL;
+}
+
+/* ---- readiness -------------------------------------------------------------------------------------------------------- */
+
+static bool redis_answers(const struct cluster *k)
+{
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    str_copy(a.sun_path, sizeof a.sun_path, k->socket);
+    bool ok = fd >= 0 && connect(fd, (const struct sockaddr *)&a, sizeof a) == 0;
+    if (fd >= 0)
+        close(fd);
+    return ok;
+}
+
+static bool dispatcher_answers(struct cluster *k)
+{
+    char line[32] = "";
+    int64_t port;
+    FILE *f = fopen(k->port_file, "r");
+    if (!f)
+        return false;
+    bool got = fgets(line, sizeof line, f) != NULL;
+    fclose(f);
+    line[strcspn(line, "\n")] = 0;
+    if (!got || str_parse_i64(line, 1, 65535, &port) < 0)
+        return false;
+    str_format(k->url, sizeof k->url, "http://127.0.0.1:%d", (int)port);
+    return true;
+}
+
+/* The last line of a child's log: most often why it ended. */
+static void last_line(const char *path, char *ret, size_t size)
+{
+    char line[400];
+    FILE *f = fopen(path, "r");
+    ret[0] = 0;
+    while (f && fgets(line, sizeof line, f)) {
+        line[strcspn(line, "\n")] = 0;
+        if (line[0])
+            str_copy(ret, size, line);
+    }
+    if (f)
+        fclose(f);
+}
+
+static int wait_for(struct cluster *k, struct child *ch, bool (*ready)(struct cluster *k), struct err *err)
+{
+    char why[300];
+    for (int64_t end = now_ms() + 20000; now_ms() < end && !cli_stopped;) {
+        if (ready(k))
+            return 0;
+        if (child_ended(ch)) {
+            last_line(ch->log, why, sizeof why);
+            return err_set(err, ERR_IO, "%s ended at once: %s (%s)", ch->title, why, ch->log);
+        }
+        sleep_ms(2);
+    }
+    return err_set(err, cli_stopped ? ERR_CANCEL : ERR_TIMEOUT, "%s did not come up in 20 s: see %s", ch->title, ch->log);
+}
+
+static bool redis_ready(struct cluster *k)
+{
+    return redis_answers(k);
+}
+
+/* ---- start and stop --------------------------------------------------------------------------------------------------- */
+
+static int start_redis(struct cluster *k, struct err *err)
+{
+    char program[1024], dir[1100];
+    int rc = cluster_find("redis-server", "apt-get install redis-server", program, sizeof program, err);
+    if (rc < 0)
+        return rc;
+    struct child *ch = child_new(k, "redis", program);
+    const char *const words[] = {"--port", "0", "--unixsocket", k->socket, "--unixsocketperm", "700", "--save", "",
+                                 "--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction",
+                                 "--daemonize", "no", "--dir", dir};
+    str_path(dir, sizeof dir, k->volume, "redis");
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        child_word(ch, words[i]);
+    rc = child_start(k, ch, err);
+    return rc < 0 ? rc : wait_for(k, ch, redis_ready, err);
+}
+
+static int start_dispatcher(struct cluster *k, struct err *err)
+{
+    char program[1024];
+    int rc = cluster_find("troupe-dispatcher", "build it: ninja -C build", program, sizeof program, err);
+    if (rc < 0)
+        return rc;
+    struct child *ch = child_new(k, "dispatcher", program);
+    child_word(ch, "--port-file");
+    child_word(ch, k->port_file);
+    rc = child_start(k, ch, err);
+    return rc < 0 ? rc : wait_for(k, ch, dispatcher_answers, err);
+}
+
+static int start_workers(struct cluster *k, const struct cluster_options *o, struct err *err)
+{
+    char program[1024], title[32];
+    int rc = cluster_find("troupe-worker", "build it: ninja -C build", program, sizeof program, err);
+    for (int i = 0; i < o->n_workers && i < MAX_CHILDREN - 2 && rc == 0; i++) {
+        str_format(title, sizeof title, "worker%d", i);
+        struct child *ch = child_new(k, title, program);
+        if (o->noise) {
+            child_word(ch, "--noise");
+            child_word(ch, o->noise);
+        }
+        if (o->dump) {
+            child_word(ch, "--dump");
+            child_word(ch, o->dump);
+        }
+        rc = child_start(k, ch, err);
+    }
+    return rc;
+}
+
+int cluster_start(struct cluster **ret, struct cli *c, const struct cluster_options *o, struct err *err)
+{
+    struct cluster *k = mem_zalloc(sizeof *k);
+    if (!k)
+        return err_set(err, ERR_NOMEM, "no memory");
+    int rc = make_dirs(k, o->volume, err);
+    if (rc == 0) {
+        make_env(k, c);
+        rc = start_redis(k, err);
+    }
+    if (rc == 0)
+        rc = start_dispatcher(k, err);
+    if (rc == 0)
+        rc = start_workers(k, o, err);
+    if (rc == 0 && pthread_create(&k->thread, NULL, watch, k) != 0)
+        rc = err_set(err, ERR_NOMEM, "no thread to watch the programs");
+    k->watching = rc == 0;
+    if (rc < 0) {
+        cluster_stop(k);
+        return rc;
+    }
+    if (c->conf.web_port >= 0)
+        str_format(k->page, sizeof k->page, "http://127.0.0.1:%d/", (int)c->conf.web_port);
+    str_copy(c->server, sizeof c->server, k->url);
+    *ret = k;
+    return 0;
+}
+
+const char *cluster_url(const struct cluster *k)
+{
+    return k->url;
+}
+
+const char *cluster_page(const struct cluster *k)
+{
+    return k->page;
+}
+
+const char *cluster_log_dir(const struct cluster *k)
+{
+    return k->log_dir;
+}
+
+int cluster_deaths(struct cluster *k)
+{
+    return atomic_load(&k->deaths);
+}
+
+/* Workers and dispatcher first: they give jobs back to a Redis that is still there. */
+static void stop_range(struct cluster *k, int from, int to)
+{
+    for (int i = from; i < to; i++) {
+        if (k->child[i].pid > 0)
+            kill(k->child[i].pid, SIGTERM);
+    }
+    for (int64_t end = now_ms() + 10000; now_ms() < end;) {
+        bool left = false;
+        for (int i = from; i < to; i++)
+            left |= !child_ended(&k->child[i]);
+        if (!left)
+            return;
+        sleep_ms(5);
+    }
+    for (int i = from; i < to; i++) {
+        if (k->child[i].pid > 0) {
+            kill(k->child[i].pid, SIGKILL);
+            waitpid(k->child[i].pid, NULL, 0);
+        }
+    }
+}
+
+void cluster_stop(struct cluster *k)
+{
+    if (!k)
+        return;
+    atomic_store(&k->stopping, true);
+    if (k->watching)
+        pthread_join(k->thread, NULL);
+    stop_range(k, 1, k->n);
+    stop_range(k, 0, k->n > 0 ? 1 : 0);
+    unlink(k->socket);
+    unlink(k->port_file);
+    rmdir(k->run_dir);
+    for (int i = 0; i < k->n; i++) {
+        for (int w = 0; w < k->child[i].argc; w++)
+            mem_free(k->child[i].argv[w]);
+    }
+    for (int i = 0; i < k->n_env; i++)
+        mem_free(k->env[i]);
+    mem_free(k);
+}

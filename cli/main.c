@@ -1,0 +1,144 @@
+/* troupe -- the person's program: starts a cluster on this machine, sends jobs, follows them. */
+#include <errno.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "cli/cli.h"
+#include "common/str.h"
+#include "common/version.h"
+
+volatile sig_atomic_t cli_stopped;
+
+static const struct command commands[] = {
+    {"up", "[options]", "start redis-server, a dispatcher and workers on this machine, until Ctrl-C", command_up},
+    {"run", "--image FILE --audio FILE [options]", "from a portrait and a recording to an MP4, in one go", command_run},
+    {"submit", "--image FILE --audio FILE [options]", "put a job into the queue", command_submit},
+    {"watch", "ID", "follow a job to its end", command_watch},
+    {"jobs", "[options]", "list jobs", command_jobs},
+    {"cancel", "ID", "stop a job", command_cancel},
+    {"plan", "[options]", "memory and work of a video by stage, before anything runs", command_plan},
+    {"doctor", "[options]", "what on this machine would stop a job", command_doctor},
+    {"bench", "[options]", "time the operations on this machine", command_bench},
+};
+#define N_COMMANDS (sizeof commands / sizeof *commands)
+
+static void on_signal(int sig)
+{
+    (void)sig;
+    cli_stopped = 1;
+}
+
+void cli_catch_signals(void)
+{
+    struct sigaction a = {.sa_handler = on_signal};
+    sigaction(SIGINT, &a, NULL);
+    sigaction(SIGTERM, &a, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+int cli_fail(const struct cli *c, const struct err *err)
+{
+    fprintf(stderr, "troupe%s%s: %s\n", c->name ? " " : "", c->name ? c->name : "", err->text);
+    if (c->json)
+        cli_print_json(json_pack("{s:{s:s, s:s}}", "error", "code", err_name(err->code), "detail", err->text));
+    return err->code == ERR_INVALID ? CLI_USAGE : CLI_FAILED;
+}
+
+void cli_print_json(json_t *v)
+{
+    json_dumpf(v, stdout, JSON_COMPACT | JSON_ENCODE_ANY);
+    fputc('\n', stdout);
+    fflush(stdout);
+    json_decref(v);
+}
+
+int cli_spawn_wait(char *const *words)
+{
+    extern char **environ;
+    pid_t pid;
+    int status = -1;
+    if (posix_spawnp(&pid, words[0], NULL, NULL, words, environ) != 0)
+        return -1;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        continue;
+    return status;
+}
+
+static int help(FILE *to)
+{
+    fputs("troupe: talking-avatar video from a portrait and a recording\n\n", to);
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        fprintf(to, "  troupe %-9s %s\n", commands[i].name, commands[i].summary);
+    fputs("  troupe version   what this is\n  troupe completion  words for bash: eval \"$(troupe completion)\"\n\n"
+          "troupe COMMAND --help tells its options; --json makes every answer one JSON value.\n", to);
+    return to == stdout ? CLI_OK : CLI_USAGE;
+}
+
+/* bash asks the program itself: `troupe COMMAND --help` holds every option. */
+static int completion(void)
+{
+    fputs("_troupe() {\n    local cur=${COMP_WORDS[COMP_CWORD]} words\n    if [ \"$COMP_CWORD\" = 1 ]; then\n        words='", stdout);
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        fprintf(stdout, "%s ", commands[i].name);
+    fputs("version completion help'\n    else\n"
+          "        words=$(\"${COMP_WORDS[0]}\" \"${COMP_WORDS[1]}\" --help 2>/dev/null | grep -oE '^ +--[a-z][a-z_-]*' | tr -d ' ' | tr _ -)\n"
+          "    fi\n    COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n"
+          "    [ ${#COMPREPLY[@]} -gt 0 ] || COMPREPLY=($(compgen -f -- \"$cur\"))\n}\n"
+          "complete -o filenames -F _troupe troupe\n", stdout);
+    return CLI_OK;
+}
+
+static int version(struct cli *c, bool json)
+{
+    c->json = json;
+    if (json)
+        cli_print_json(json_pack("{s:s, s:s, s:s}", "name", "troupe", "version", version_text(), "build", version_build()));
+    else
+        printf("troupe %s (%s)\n", version_text(), version_build());
+    return CLI_OK;
+}
+
+/* The environment, and the file that --config names anywhere on the line. */
+static int load(struct cli *c, int argc, char **argv, struct err *err)
+{
+    const char *file = NULL, *server = getenv("TROUPE_SERVER");
+    for (int i = 1; i + 1 < argc; i++) {
+        if (strcmp(argv[i], "--config") == 0)
+            file = argv[i + 1];
+    }
+    conf_init(&c->conf);
+    int rc = conf_environment(&c->conf, CONF_CLI, file, err);
+    if (rc == 0 && server)
+        rc = str_copy(c->server, sizeof c->server, server);
+    else if (rc == 0)
+        rc = str_format(c->server, sizeof c->server, "http://127.0.0.1:%d", (int)c->conf.port);
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    struct cli c = {0};
+    struct err err = {0};
+    const char *name = argc > 1 ? argv[1] : "";
+    bool json = argc > 2 && strcmp(argv[2], "--json") == 0;
+    if (!*name)
+        return help(stderr);
+    if (strcmp(name, "help") == 0 || strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0)
+        return help(stdout);
+    if (strcmp(name, "version") == 0 || strcmp(name, "--version") == 0)
+        return version(&c, json);
+    if (strcmp(name, "completion") == 0)
+        return completion();
+    for (size_t i = 0; i < N_COMMANDS; i++) {
+        if (strcmp(commands[i].name, name) != 0)
+            continue;
+        c.name = name;
+        return load(&c, argc, argv, &err) < 0 ? cli_fail(&c, &err) : commands[i].run(&c, argc - 2, argv + 2);
+    }
+    fprintf(stderr, "troupe: there is no command \"%s\"\n", name);
+    return help(stderr);
+}
