@@ -133,25 +133,25 @@ void dit_block_double(struct run *r, const struct dit *d, int i, struct tensor m
     run_pop(r);
 }
 
-void dit_block_adapter(struct run *r, const struct dit *d, int a, struct tensor kv, struct tensor mask,
-                       struct tensor video)
+struct tensor dit_block_adapter(struct run *r, const struct dit *d, int a, struct tensor kv, struct tensor video)
 {
     const struct dit_dims *s = &d->dims;
     const struct dit_adapter *w = &d->adapters[a];
-    const int64_t D = s->inner, P = tensor_count(mask), T = video.shape[0] / P, keys = kv.shape[1];
+    const int64_t D = s->inner, n = video.shape[0], keys = kv.shape[1];
     const int64_t B = kv.shape[0]; /* 1: all frames' queries against the same keys */
     run_push(r, "adapter %d", a);
+    struct tensor y = run_new(r, DTYPE_F32, 2, video.shape);
     const size_t mark = run_mark(r);
     struct tensor q = op_linear(r, op_layer_norm(r, video, w->norm2.w, w->norm2.b, AUDIO_EPS), w->to_q, TENSOR_NONE,
                                 ACT_NONE);
     struct tensor heads = tensor_view(kv, 4, SHAPE(B, keys, 1, 2 * D));
     struct attn attn = {.kind = ATTN_FULL, .scale = 1.0f / sqrtf((float)D)};
-    struct tensor o = op_attention(r, tensor_view(q, 4, SHAPE(B, T * P / B, 1, D)), tensor_slice(heads, 3, 0, D),
+    struct tensor o = op_attention(r, tensor_view(q, 4, SHAPE(B, n / B, 1, D)), tensor_slice(heads, 3, 0, D),
                                    tensor_slice(heads, 3, D, D), attn);
-    struct tensor y = op_linear(r, tensor_view(o, 2, SHAPE(T * P, D)), w->to_out, TENSOR_NONE, ACT_NONE);
-    op_add_masked(r, tensor_view(video, 3, SHAPE(T, P, s->hidden)), tensor_view(y, 3, SHAPE(T, P, s->hidden)), mask);
+    op_linear_into(r, y, tensor_view(o, 2, SHAPE(n, D)), w->to_out, TENSOR_NONE, ACT_NONE);
     run_rewind(r, mark);
     run_pop(r);
+    return y;
 }
 
 /* y += gate linear2([o, gelu(mlp part of linear1(LN(y) modulated))]) for a piece of rows. */

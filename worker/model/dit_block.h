@@ -2,7 +2,7 @@
  *
  *     dit_block_embed(r, d, front, ref, latents, x_image);
  *     dit_block_double(r, d, i, mod_img, mod_txt, x, n_image, cos, sin);
- *     dit_block_adapter(r, d, a, kv, mask, x_video);
+ *     op_add_masked(r, x_video, dit_block_adapter(r, d, a, kv, x_video), mask);
  *     dit_block_single(r, d, i, mod, x, cos, sin);
  *     v = dit_block_last(r, d, mod, x, first_video, n_video, cos, sin, T, h, w);
  *
@@ -10,7 +10,7 @@
  * layer); see dit_cond.h. cos, sin [n_image, D/2]: the image tokens' positions; text has none. All tokens of x are one
  * attention segment: the caller leaves out the text tokens that are not valid.
  *
- * Scratch beyond x: 4 M H floats and one piece of rows of the MLP; all of it is released before the return.
+ * Scratch beyond x: 4 M H floats and one piece of rows of the MLP; all but a result is released before the return.
  */
 #ifndef WORKER_MODEL_DIT_BLOCK_H
 #define WORKER_MODEL_DIT_BLOCK_H
@@ -25,10 +25,9 @@ void dit_block_embed(struct run *r, const struct dit *d, struct tensor front, st
 void dit_block_double(struct run *r, const struct dit *d, int i, struct tensor mod_img, struct tensor mod_txt,
                       struct tensor x, int64_t n_image, struct tensor cos, struct tensor sin);
 
-/* video [T P, H] += mask[P] * to_out(attention(to_q(LN(video)), k, v)).  kv [T, keys, 2 inner], k first: the keys of each
+/* to_out(attention(to_q(LN(video)), k, v)) of video [T P, H], new.  kv [T, keys, 2 inner], k first: the keys of each
  * latent frame; or [1, keys, 2 inner]: the same for all of them. */
-void dit_block_adapter(struct run *r, const struct dit *d, int a, struct tensor kv, struct tensor mask,
-                       struct tensor video);
+struct tensor dit_block_adapter(struct run *r, const struct dit *d, int a, struct tensor kv, struct tensor video);
 
 void dit_block_single(struct run *r, const struct dit *d, int i, struct tensor mod, struct tensor x, struct tensor cos,
                       struct tensor sin);

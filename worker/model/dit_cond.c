@@ -17,12 +17,19 @@ static struct tensor rows_of(struct tensor t, int64_t at, int64_t n)
     return tensor_slice(t, 0, at, n);
 }
 
-static struct tensor embed(struct run *r, const struct dit_embedder *e, struct tensor x)
+struct tensor dit_cond_embed(struct run *r, const struct dit_embedder *e, struct tensor x)
 {
     return op_linear(r, op_linear(r, x, e->in.w, e->in.b, ACT_SILU), e->out.w, e->out.b, ACT_NONE);
 }
 
 /* ---- picture ---- */
+
+struct tensor dit_cond_face(struct run *r, struct tensor face)
+{
+    /* "Nearest" to half the size is the latent pixel (2y, 2x). */
+    struct tensor corners = op_copy(r, tensor_every(tensor_every(face, 0, 0, 2), 1, 0, 2), DTYPE_F32);
+    return tensor_view(corners, 1, SHAPE(tensor_count(corners)));
+}
 
 void dit_cond_picture(struct run *r, const struct dit *d, struct tensor ref, struct tensor face, struct dit_picture *ret)
 {
@@ -37,9 +44,7 @@ void dit_cond_picture(struct run *r, const struct dit *d, struct tensor ref, str
     op_linear_into(r, ret->ref, tokens, d->before.w, d->before.b, ACT_NONE);
     run_rewind(r, mark);
     op_rope_table(r, T + 1, h / 2, w / 2, s->rope, THETA, -1, &ret->cos, &ret->sin);
-    /* "Nearest" to half the size is the latent pixel (2y, 2x). */
-    struct tensor corner = tensor_every(tensor_every(face, 0, 0, 2), 1, 0, 2);
-    ret->mask = tensor_view(op_copy(r, corner, DTYPE_F32), 1, SHAPE(P));
+    ret->mask = dit_cond_face(r, face);
     ret->mask_early = op_copy(r, ret->mask, DTYPE_F32);
     op_scale(r, ret->mask_early, EARLY_MASK, 0);
     run_pop(r);
@@ -168,8 +173,8 @@ void dit_cond_text(struct run *r, const struct dit *d, struct tensor states, str
     run_push(r, "text");
     struct tensor weights = upload_mask(r, mask, S, ret);
     struct tensor mean = tensor_view(op_mean_rows(r, states, weights), 2, SHAPE(1, d->dims.text));
-    ret->context = embed(r, &d->text_context, mean);
-    ret->vector = embed(r, &d->vector, tensor_view(text2, 2, SHAPE(1, d->dims.text2)));
+    ret->context = dit_cond_embed(r, &d->text_context, mean);
+    ret->vector = dit_cond_embed(r, &d->vector, tensor_view(text2, 2, SHAPE(1, d->dims.text2)));
     ret->embedded = op_linear(r, states, d->text_in.w, d->text_in.b, ACT_NONE);
     ret->attended = run_new(r, DTYPE_F32, 2, SHAPE(S, d->dims.hidden));
     const size_t mark = run_mark(r);
@@ -210,7 +215,7 @@ struct tensor dit_cond_refine(struct run *r, const struct dit *d, const struct d
 
 struct tensor dit_cond_time(struct run *r, const struct dit_embedder *e, const float *t, int n)
 {
-    return embed(r, e, op_timestep(r, t, n, DIT_FREQS));
+    return dit_cond_embed(r, e, op_timestep(r, t, n, DIT_FREQS));
 }
 
 /* x [n, H] += a's row to the first n_a rows, b's to the others. */

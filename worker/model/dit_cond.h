@@ -17,6 +17,9 @@
 #include "kernels/ops.h"
 #include "worker/model/dit.h"
 
+/* out(silu(in(x))). */
+struct tensor dit_cond_embed(struct run *r, const struct dit_embedder *e, struct tensor x);
+
 /* ---- picture ----------------------------------------------------------------------------------------------- */
 
 struct dit_picture {
@@ -27,6 +30,7 @@ struct dit_picture {
     struct tensor mask;     /* [P]: face mask at the tokens, steps from the tenth on */
     struct tensor mask_early; /* [P]: times 0.6 */
 };
+struct tensor dit_cond_face(struct run *r, struct tensor face); /* [h, w] -> [P] */
 /* ref [16, T, h, w], face [h, w]. */
 void dit_cond_picture(struct run *r, const struct dit *d, struct tensor ref, struct tensor face, struct dit_picture *ret);
 

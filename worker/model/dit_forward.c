@@ -32,7 +32,9 @@ static void adapter(struct run *r, const struct dit_scene *s, const struct dit_r
         kv = tensor_slice(tensor_at(s->kv, 0, a), 0, s->kv.shape[1] - 1, 1);
     else
         kv = dit_cond_audio_window(r, s->dit, s->kv, a, row->sound);
-    dit_block_adapter(r, s->dit, a, kv, row->mask, video);
+    struct tensor y = dit_block_adapter(r, s->dit, a, kv, video);
+    const int64_t *shape = SHAPE(p->T, p->P, s->dit->dims.hidden);
+    op_add_masked(r, tensor_view(video, 3, shape), tensor_view(y, 3, shape), row->mask);
     run_rewind(r, mark);
 }
 
