@@ -170,6 +170,12 @@ void ckpt_close(struct ckpt *c)
     mem_free(c);
 }
 
+void ckpt_forget(const struct ckpt *c, struct device *device)
+{
+    for (size_t i = 0; c && i < c->n_blocks; i++)
+        device_forget(device, c->blocks[i].data, c->blocks[i].bytes);
+}
+
 /* A file's kind is read from its first bytes, never from its name. */
 static int read_file(struct ckpt *c, const char *path, struct err *err)
 {

@@ -33,6 +33,9 @@ int ckpt_open_fp8(struct ckpt **ret, const char *path, const char *map_path, str
 /* From a list "name<TAB>dtype<TAB>64x3x7<TAB>...": shapes only. The text is copied. */
 int ckpt_open_list(struct ckpt **ret, const char *text, size_t len, struct err *err);
 void ckpt_close(struct ckpt *c);
+/* Drops what the device packed or uploaded of this checkpoint; before ckpt_close where the device lives on: another file
+ * may be mapped to the same addresses. */
+void ckpt_forget(const struct ckpt *c, struct device *device);
 
 /* Names lose everything up to and including an outer key ("module", "ema", "state_dict") at opening. */
 /* Deletes the text `part` from every name wherever it occurs ("vae."). */
