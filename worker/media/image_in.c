@@ -232,6 +232,9 @@ static int turned(int o, struct image *im)
 static int to_rgb(const AVFrame *f, bool turn, struct image *ret, struct err *err)
 {
     struct image im = {.width = f->width, .height = f->height};
+    if (f->width < IMAGE_IN_MIN_SIDE || f->height < IMAGE_IN_MIN_SIDE)
+        return err_set(err, ERR_INVALID, "image: %dx%d pixels is too small: at least %dx%d are needed", f->width, f->height,
+                       IMAGE_IN_MIN_SIDE, IMAGE_IN_MIN_SIDE);
     im.pixels = mem_alloc((size_t)f->width * (size_t)f->height * 3);
     int rc = im.pixels ? image_rgb_from(f, &im) : ERR_NOMEM;
     if (rc == 0 && turn)

@@ -14,10 +14,11 @@
 
 #define IMAGE_IN_MAX_BYTES (32 << 20)
 #define IMAGE_IN_MAX_PIXELS 40000000 /* width x height */
+#define IMAGE_IN_MIN_SIDE 8          /* pixels */
 
 /* turn: apply the EXIF orientation (what a person expects; the reference ignores it). The format is taken from the
  * file's first bytes: PNG, JPEG, WebP, GIF, BMP, TIFF. Claimed sizes are checked before anything is decoded.
- * ERR_NOTFOUND, ERR_MEDIA (unknown, truncated, not decodable), ERR_TOOBIG, ERR_NOMEM. */
+ * ERR_NOTFOUND, ERR_MEDIA (unknown, truncated, not decodable), ERR_INVALID (too small), ERR_TOOBIG, ERR_NOMEM. */
 int image_in_open(const char *path, bool turn, struct image *ret, struct err *err);
 
 #endif
