@@ -12,7 +12,8 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/table.h"
 
-/* The value of the first line of path that starts with key (key "": the first line), without blanks around it. */
+/* The value of the first line of path that starts with key (key "": the first line), without blanks around
+ * it. */
 static int read_value(const char *path, const char *key, char *dst, size_t size)
 {
     FILE *f = fopen(path, "re");
@@ -68,7 +69,8 @@ static size_t host_free(void)
 static int host_threads(int wanted)
 {
     cpu_set_t set;
-    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    int n =
+        sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : (int)sysconf(_SC_NPROCESSORS_ONLN);
     if (wanted > 0)
         n = wanted;
     return n > 0 ? n : 1;
@@ -94,7 +96,8 @@ static int open_host(struct device *d, const struct device_options *o, struct er
     return rc < 0 ? err_set(err, rc, "device cpu: %s", err_text(rc)) : 0;
 }
 
-/* The module stays loaded for the life of the process: its library's own threads and exit handlers live in it. */
+/* The module stays loaded for the life of the process: its library's own threads and exit handlers live in
+ * it. */
 static int open_module(struct device *d, const struct device_options *o, struct err *err)
 {
     const char *path = getenv("TROUPE_CUDA_MODULE");
@@ -108,7 +111,8 @@ static int open_module(struct device *d, const struct device_options *o, struct 
         device_module_fn *fn;
     } symbol = {dlsym(module, DEVICE_MODULE_SYMBOL)};
     if (!symbol.data) {
-        int rc = err_set(err, ERR_UNSUPPORTED, "device cuda: %s is no module of this program: %s", path, dlerror());
+        int rc = err_set(err, ERR_UNSUPPORTED, "device cuda: %s is no module of this program: %s", path,
+                         dlerror());
         dlclose(module);
         return rc;
     }

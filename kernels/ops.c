@@ -39,12 +39,13 @@ bool op_refuse(struct run *r, const char *what, struct tensor t, const char *why
     return false;
 }
 
-bool op_misfit(struct run *r, const char *what_a, struct tensor a, const char *what_b, struct tensor b, const char *why)
+bool op_misfit(struct run *r, const char *what_a, struct tensor a, const char *what_b, struct tensor b,
+               const char *why)
 {
     char ta[128], tb[128];
     if (!run_failed(r))
-        run_fail(r, ERR_SHAPE, "%s %s does not fit %s %s: %s", what_a, tensor_format(a, ta, sizeof ta), what_b,
-                 tensor_format(b, tb, sizeof tb), why);
+        run_fail(r, ERR_SHAPE, "%s %s does not fit %s %s: %s", what_a, tensor_format(a, ta, sizeof ta),
+                 what_b, tensor_format(b, tb, sizeof tb), why);
     return false;
 }
 
@@ -72,7 +73,8 @@ bool op_check_f32(struct run *r, const char *what, struct tensor t)
     if (!op_check_f32_any(r, what, t))
         return false;
     int last = t.n_dims - 1;
-    return t.shape[last] <= 1 || t.stride[last] == 1 || op_refuse(r, what, t, "its last dimension must be contiguous");
+    return t.shape[last] <= 1 || t.stride[last] == 1 ||
+           op_refuse(r, what, t, "its last dimension must be contiguous");
 }
 
 bool op_check_dims(struct run *r, const char *what, struct tensor t, int n_dims)
@@ -89,7 +91,8 @@ bool op_check_weight(struct run *r, const char *what, struct tensor t, bool fp8)
     if (!op_check_some(r, what, t))
         return false;
     if (!is_float(t) && !(fp8 && t.dtype == DTYPE_F8E4M3))
-        return op_refuse(r, what, t, fp8 ? "f32, bf16, f16 or f8_e4m3 is wanted" : "f32, bf16 or f16 is wanted");
+        return op_refuse(r, what, t,
+                         fp8 ? "f32, bf16, f16 or f8_e4m3 is wanted" : "f32, bf16 or f16 is wanted");
     return tensor_is_contiguous(t) || op_refuse(r, what, t, "a weight must be contiguous");
 }
 

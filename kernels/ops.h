@@ -30,10 +30,13 @@ enum act {
 
 /* y[..., N] = act(x[..., K] w[N, K]^T + b[N]);  b may be none.  flops 2 rows N K. */
 struct tensor op_linear(struct run *r, struct tensor x, struct tensor w, struct tensor b, enum act act);
-/* The same into dst [..., N] (f32, may be a strided view with contiguous last dimension, e.g. columns of a wider one). */
-void op_linear_into(struct run *r, struct tensor dst, struct tensor x, struct tensor w, struct tensor b, enum act act);
+/* The same into dst [..., N] (f32, may be a strided view with contiguous last dimension, e.g. columns of a wider
+ * one). */
+void op_linear_into(struct run *r, struct tensor dst, struct tensor x, struct tensor w, struct tensor b,
+                    enum act act);
 /* x[S, N] += gate[N] * (h[S, K] w[N, K]^T + b), in place; gate and b may be none (gate 1). */
-void op_linear_add(struct run *r, struct tensor x, struct tensor h, struct tensor w, struct tensor b, struct tensor gate);
+void op_linear_add(struct run *r, struct tensor x, struct tensor h, struct tensor w, struct tensor b,
+                   struct tensor gate);
 
 /* ---- norms ------------------------------------------------------------------------------------------------- */
 
@@ -99,7 +102,8 @@ struct tensor op_conv(struct run *r, struct tensor x, struct tensor w, struct te
 /* 2-d max pooling on [T, H, W, C], size k x k; padding counts as -inf; ceil: partial windows at the end count, as in
  * PyTorch's ceil_mode. */
 struct tensor op_max_pool(struct run *r, struct tensor x, int k, int stride, int pad, bool ceil);
-/* Nearest: every frame, row and column ft, fh, fw times. first_once: frame 0 is enlarged in space only (T -> ft(T-1)+1). */
+/* Nearest: every frame, row and column ft, fh, fw times. first_once: frame 0 is enlarged in space only
+ * (T -> ft(T-1)+1). */
 struct tensor op_upsample(struct run *r, struct tensor x, int ft, int fh, int fw, bool first_once);
 /* (x/div - mean[c]) / std[c] of u8 x [..., C]; mean, std host arrays of C. */
 struct tensor op_normalize(struct run *r, struct tensor x, float div, const float *mean, const float *std);

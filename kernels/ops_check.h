@@ -1,5 +1,5 @@
-/* ops_check.h -- what all ops share: the start, the checks with their sentences, the counting, the call. Private to
- * kernels/ops*.c.
+/* ops_check.h -- what all ops share: the start, the checks with their sentences, the counting, the call.
+ * Private to kernels/ops*.c.
  *
  * An op is five steps in this order:
  *
@@ -14,9 +14,9 @@
  *         return y;
  *     }
  *
- * Checks run in a failed run too (they can record nothing any more): so the result of a stopped op has its true shape
- * and data NULL, and views of it in the model stay right. Only where the arguments do not fit is the result none, and
- * a view of none is none.
+ * Checks run in a failed run too (they can record nothing any more): so the result of a stopped op has its
+ * true shape and data NULL, and views of it in the model stay right. Only where the arguments do not fit is
+ * the result none, and a view of none is none.
  */
 #ifndef KERNELS_OPS_CHECK_H
 #define KERNELS_OPS_CHECK_H
@@ -30,15 +30,16 @@ void op_count(struct run *r, double flops, int n, ...);
 /* Ends the op: rc from the table, with a general sentence where the table gave none. */
 void op_end(struct run *r, int rc);
 
-#define OP_CALL(r, member, ...)                                                                                      \
+#define OP_CALL(r, member, ...)                                                                              \
     op_end(r, (r)->table && !run_failed(r) ? (r)->table->member((r), __VA_ARGS__) : 0)
 
 /* Each check returns false after run_fail(ERR_SHAPE) with a sentence that names what. */
-bool op_check_some(struct run *r, const char *what, struct tensor t);  /* not none */
-bool op_check_f32(struct run *r, const char *what, struct tensor t);   /* f32, last dimension contiguous */
+bool op_check_some(struct run *r, const char *what, struct tensor t);    /* not none */
+bool op_check_f32(struct run *r, const char *what, struct tensor t);     /* f32, last dimension contiguous */
 bool op_check_f32_any(struct run *r, const char *what, struct tensor t); /* f32, any strides */
 bool op_check_dims(struct run *r, const char *what, struct tensor t, int n_dims);
-bool op_check_weight(struct run *r, const char *what, struct tensor t, bool fp8); /* f32, bf16, f16; contiguous */
+bool op_check_weight(struct run *r, const char *what, struct tensor t,
+                     bool fp8); /* f32, bf16, f16; contiguous */
 /* Contiguous floats, n of them in any shape; none is fine where optional. */
 bool op_check_vector(struct run *r, const char *what, struct tensor t, int64_t n, bool optional);
 bool op_check_f32_vector(struct run *r, const char *what, struct tensor t, int64_t n);
@@ -49,6 +50,7 @@ bool op_check_act(struct run *r, enum act act);
 /* "what is f32 [2, 3]: why"; returns false. */
 bool op_refuse(struct run *r, const char *what, struct tensor t, const char *why);
 /* "a f32 [2, 3] does not fit b f32 [4]: why"; returns false. */
-bool op_misfit(struct run *r, const char *what_a, struct tensor a, const char *what_b, struct tensor b, const char *why);
+bool op_misfit(struct run *r, const char *what_a, struct tensor a, const char *what_b, struct tensor b,
+               const char *why);
 
 #endif

@@ -9,17 +9,18 @@ static int64_t windows(int64_t n, int64_t pad, int64_t k, int64_t stride)
 
 static bool check_conv(struct run *r, struct tensor x, struct tensor w, struct tensor b, const struct conv *c)
 {
-    if (!op_check_f32(r, "x", x) || !op_check_dims(r, "x", x, 4) || !op_check_weight(r, "w", w, false) ||
-        !op_check_dims(r, "w", w, 5) || !op_check_vector(r, "b", b, w.shape[0], true) || !op_check_act(r, c->act))
+    if (!op_check_f32(r, "x", x) || !op_check_dims(r, "x", x, 4) || !op_check_weight(r, "w", w, false))
+        return false;
+    if (!op_check_dims(r, "w", w, 5) || !op_check_vector(r, "b", b, w.shape[0], true))
         return false;
     int groups = c->groups ? c->groups : 1;
-    if (groups < 1 || x.shape[3] % groups || w.shape[0] % groups || w.shape[1] != x.shape[3] / groups)
+    if (groups < 1 || w.shape[0] % groups || w.shape[1] * groups != x.shape[3])
         return op_misfit(r, "x", x, "w", w, "the channels do not match (w holds channels / groups)");
     for (int i = 0; i < 3; i++) {
         if (c->stride[i] < 0 || c->pad_before[i] < 0 || c->pad_after[i] < 0)
             return op_misfit(r, "x", x, "w", w, "a stride or padding is negative");
     }
-    return true;
+    return op_check_act(r, c->act);
 }
 
 struct tensor op_conv(struct run *r, struct tensor x, struct tensor w, struct tensor b, const struct conv *c)
@@ -44,7 +45,8 @@ struct tensor op_conv(struct run *r, struct tensor x, struct tensor w, struct te
     return y;
 }
 
-/* PyTorch's ceil_mode: the last window may hang over the end but must start inside the input or its front padding. */
+/* PyTorch's ceil_mode: the last window may hang over the end but must start inside the input or its front
+ * padding. */
 static int64_t pooled(int64_t n, int k, int stride, int pad, bool ceil)
 {
     int64_t m = windows(n, 2 * pad, k, stride);
@@ -62,7 +64,8 @@ struct tensor op_max_pool(struct run *r, struct tensor x, int k, int stride, int
     if (!op_check_f32(r, "x", x) || !op_check_dims(r, "x", x, 4))
         return TENSOR_NONE;
     if (k < 1 || stride < 1 || pad < 0 || pad > k / 2) {
-        run_fail(r, ERR_SHAPE, "window %d, stride %d, padding %d: padding may be half the window at most", k, stride, pad);
+        run_fail(r, ERR_SHAPE, "window %d, stride %d, padding %d: padding may be half the window at most", k,
+                 stride, pad);
         return TENSOR_NONE;
     }
     int64_t h = pooled(x.shape[1], k, stride, pad, ceil), w = pooled(x.shape[2], k, stride, pad, ceil);

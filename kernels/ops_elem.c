@@ -105,7 +105,8 @@ struct tensor op_timestep(struct run *r, const float *t, int n, int dim)
 struct tensor op_mean_rows(struct run *r, struct tensor x, struct tensor mask)
 {
     op_begin(r, "op_mean_rows");
-    if (!op_check_f32(r, "x", x) || !op_check_dims(r, "x", x, 2) || !op_check_f32_vector(r, "mask", mask, x.shape[0]))
+    if (!op_check_f32(r, "x", x) || !op_check_dims(r, "x", x, 2) ||
+        !op_check_f32_vector(r, "mask", mask, x.shape[0]))
         return TENSOR_NONE;
     struct tensor y = run_new(r, DTYPE_F32, 1, SHAPE(x.shape[1]));
     op_count(r, 2.0 * (double)tensor_count(x), 3, x, mask, y);
@@ -133,7 +134,8 @@ void op_euler(struct run *r, struct tensor x, struct tensor v0, struct tensor v1
     OP_CALL(r, euler, x, v0, v1, g, dt);
 }
 
-struct tensor op_gauss(struct run *r, struct tensor mean, struct tensor logvar, struct tensor noise, float scale)
+struct tensor op_gauss(struct run *r, struct tensor mean, struct tensor logvar, struct tensor noise,
+                       float scale)
 {
     op_begin(r, "op_gauss");
     if (!op_check_f32_any(r, "mean", mean) || !op_check_f32_any(r, "logvar", logvar) ||
@@ -156,7 +158,8 @@ void op_blend(struct run *r, struct tensor b, struct tensor a, int dim, int64_t 
         fits = i == dim || a.shape[i] == b.shape[i];
     if (!fits) {
         char why[96];
-        snprintf(why, sizeof why, "alike but for dimension %d, with %lld or more there, are wanted", dim, (long long)n);
+        snprintf(why, sizeof why, "alike but for dimension %d, with %lld or more there, are wanted", dim,
+                 (long long)n);
         op_misfit(r, "a", a, "b", b, why);
         return;
     }
@@ -168,11 +171,12 @@ void op_blend(struct run *r, struct tensor b, struct tensor a, int dim, int64_t 
 struct tensor op_log_mel(struct run *r, struct tensor wave, struct tensor filters)
 {
     op_begin(r, "op_log_mel");
-    if (!op_check_f32(r, "wave", wave) || !op_check_dims(r, "wave", wave, 1) || !op_check_f32(r, "filters", filters) ||
-        !op_check_dims(r, "filters", filters, 2))
+    if (!op_check_f32(r, "wave", wave) || !op_check_dims(r, "wave", wave, 1) ||
+        !op_check_f32(r, "filters", filters) || !op_check_dims(r, "filters", filters, 2))
         return TENSOR_NONE;
     if (wave.shape[0] % 160 || wave.shape[0] <= 200 || filters.shape[1] != 201) {
-        op_misfit(r, "wave", wave, "filters", filters, "a multiple of 160 beyond 200 samples, and 201 bins, are wanted");
+        op_misfit(r, "wave", wave, "filters", filters,
+                  "a multiple of 160 beyond 200 samples, and 201 bins, are wanted");
         return TENSOR_NONE;
     }
     int64_t n = wave.shape[0] / 160;

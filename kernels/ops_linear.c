@@ -30,7 +30,8 @@ struct tensor op_linear(struct run *r, struct tensor x, struct tensor w, struct 
     return y;
 }
 
-void op_linear_into(struct run *r, struct tensor dst, struct tensor x, struct tensor w, struct tensor b, enum act act)
+void op_linear_into(struct run *r, struct tensor dst, struct tensor x, struct tensor w, struct tensor b,
+                    enum act act)
 {
     op_begin(r, "op_linear_into");
     if (!check_linear(r, "x", x, w, b) || !op_check_act(r, act) || !op_check_f32(r, "dst", dst))
@@ -43,7 +44,8 @@ void op_linear_into(struct run *r, struct tensor dst, struct tensor x, struct te
     OP_CALL(r, linear, dst, x, w, b, act);
 }
 
-void op_linear_add(struct run *r, struct tensor x, struct tensor h, struct tensor w, struct tensor b, struct tensor gate)
+void op_linear_add(struct run *r, struct tensor x, struct tensor h, struct tensor w, struct tensor b,
+                   struct tensor gate)
 {
     op_begin(r, "op_linear_add");
     if (!check_linear(r, "h", h, w, b) || !op_check_f32(r, "x", x))
@@ -67,7 +69,8 @@ struct tensor op_layer_norm(struct run *r, struct tensor x, struct tensor w, str
 {
     op_begin(r, "op_layer_norm");
     int64_t c = tensor_dim(x, -1);
-    if (!op_check_f32(r, "x", x) || !op_check_vector(r, "w", w, c, true) || !op_check_vector(r, "b", b, c, true))
+    if (!op_check_f32(r, "x", x) || !op_check_vector(r, "w", w, c, true) ||
+        !op_check_vector(r, "b", b, c, true))
         return TENSOR_NONE;
     struct tensor y = like(r, x);
     op_count(r, 8.0 * (double)tensor_count(x), 4, x, w, b, y);
@@ -75,7 +78,8 @@ struct tensor op_layer_norm(struct run *r, struct tensor x, struct tensor w, str
     return y;
 }
 
-struct tensor op_layer_norm_mod(struct run *r, struct tensor x, struct tensor shift, struct tensor scale, float eps)
+struct tensor op_layer_norm_mod(struct run *r, struct tensor x, struct tensor shift, struct tensor scale,
+                                float eps)
 {
     op_begin(r, "op_layer_norm_mod");
     int64_t c = tensor_dim(x, -1);
@@ -99,8 +103,8 @@ struct tensor op_rms_norm(struct run *r, struct tensor x, struct tensor w, float
     return y;
 }
 
-struct tensor op_group_norm(struct run *r, struct tensor x, struct tensor w, struct tensor b, int groups, float eps,
-                            enum act act)
+struct tensor op_group_norm(struct run *r, struct tensor x, struct tensor w, struct tensor b, int groups,
+                            float eps, enum act act)
 {
     op_begin(r, "op_group_norm");
     if (!op_check_f32(r, "x", x) || !op_check_dims(r, "x", x, 4) || !op_check_act(r, act))
@@ -117,8 +121,8 @@ struct tensor op_group_norm(struct run *r, struct tensor x, struct tensor w, str
     return y;
 }
 
-struct tensor op_batch_norm(struct run *r, struct tensor x, struct tensor w, struct tensor b, struct tensor mean,
-                            struct tensor var, float eps, enum act act)
+struct tensor op_batch_norm(struct run *r, struct tensor x, struct tensor w, struct tensor b,
+                            struct tensor mean, struct tensor var, float eps, enum act act)
 {
     op_begin(r, "op_batch_norm");
     int64_t c = tensor_dim(x, -1);

@@ -35,7 +35,8 @@ static bool check_list(struct run *r, const struct tensor *list, int n, int dim,
         struct tensor a = list[0];
         a.shape[dim] = list[i].shape[dim];
         if (!tensor_same_shape(a, list[i]))
-            return op_misfit(r, "an element", list[i], "the first", list[0], "only the joined dimension may differ");
+            return op_misfit(r, "an element", list[i], "the first", list[0],
+                             "only the joined dimension may differ");
         sum += list[i].shape[dim];
     }
     *ret = sum;
@@ -117,7 +118,8 @@ struct tensor op_unpatchify(struct run *r, struct tensor x, int64_t T, int64_t h
     if (!op_check_f32(r, "x", x) || !op_check_dims(r, "x", x, 2))
         return TENSOR_NONE;
     if (T < 0 || h < 0 || w < 0 || h % 2 || w % 2 || x.shape[1] % 4 || x.shape[0] != T * (h / 2) * (w / 2)) {
-        op_refuse(r, "x", x, "a row for every 2 x 2 latents of every frame, and 4 numbers a channel, are wanted");
+        op_refuse(r, "x", x,
+                  "a row for every 2 x 2 latents of every frame, and 4 numbers a channel, are wanted");
         return TENSOR_NONE;
     }
     struct tensor y = run_new(r, DTYPE_F32, 4, SHAPE(x.shape[1] / 4, T, h, w));

@@ -14,8 +14,8 @@
 #define ARENA_DEFAULT ((size_t)1 << 40)
 #define ARENA_LEAST ((size_t)1 << 30)
 
-/* Address space only: pages come with the first touch, and stay for reuse. Some machines limit address space, so a
- * ceiling nobody asked for shrinks until it is granted. */
+/* Address space only: pages come with the first touch, and stay for reuse. Some machines limit address space,
+ * so a ceiling nobody asked for shrinks until it is granted. */
 static int reserve(struct run *r, struct err *err)
 {
     size_t bytes = r->arena_max ? r->arena_max : ARENA_DEFAULT;
@@ -27,7 +27,8 @@ static int reserve(struct run *r, struct err *err)
         bytes /= 2;
     }
     if (p == MAP_FAILED)
-        return err_set(err, ERR_NOMEM, "run: %zu bytes of address space for activations: %s", bytes, strerror(errno));
+        return err_set(err, ERR_NOMEM, "run: %zu bytes of address space for activations: %s", bytes,
+                       strerror(errno));
     madvise(p, bytes, MADV_HUGEPAGE); /* advice: a kernel without it is fine */
     madvise(p, bytes, MADV_DONTDUMP);
     r->arena = p;
@@ -127,7 +128,8 @@ struct tensor run_new(struct run *r, enum dtype dtype, int n_dims, const int64_t
 {
     size_t n;
     if (n_dims < 1 || n_dims > TENSOR_MAX_DIMS || !bytes_of(dtype, n_dims, shape, &n)) {
-        run_fail(r, ERR_SHAPE, "a tensor of %d dimensions with a negative or endless size was asked for", n_dims);
+        run_fail(r, ERR_SHAPE, "a tensor of %d dimensions with a negative or endless size was asked for",
+                 n_dims);
         return TENSOR_NONE;
     }
     struct tensor t = tensor_of(NULL, dtype, n_dims, shape);
@@ -135,9 +137,9 @@ struct tensor run_new(struct run *r, enum dtype dtype, int n_dims, const int64_t
         return t;
     if (n > r->arena_max - r->arena_used) {
         char want[32], max[32], used[32], what[128];
-        run_fail(r, ERR_NOMEM, "no room for %s: %s more wanted, %s of %s are in use", tensor_format(t, what, sizeof what),
-                 str_bytes(want, sizeof want, n), str_bytes(used, sizeof used, r->arena_used),
-                 str_bytes(max, sizeof max, r->arena_max));
+        run_fail(r, ERR_NOMEM, "no room for %s: %s more wanted, %s of %s are in use",
+                 tensor_format(t, what, sizeof what), str_bytes(want, sizeof want, n),
+                 str_bytes(used, sizeof used, r->arena_used), str_bytes(max, sizeof max, r->arena_max));
         return t;
     }
     if (r->arena)

@@ -137,8 +137,8 @@ struct tensor tensor_view(struct tensor t, int n_dims, const int64_t *shape)
     if (tensor_is_contiguous(t))
         return y;
 
-    /* Walk both shapes in groups that hold the same number of elements; a group of old dimensions must lie in one
-     * stretch, and then the new ones share it. */
+    /* Walk both shapes in groups that hold the same number of elements; a group of old dimensions must lie in
+     * one stretch, and then the new ones share it. */
     struct tensor s = squeezed(t);
     int ni = 0;
     for (int oi = 0; oi < s.n_dims;) {
@@ -226,7 +226,8 @@ const char *tensor_format(struct tensor t, char *dst, size_t size)
         *p = (char)tolower((unsigned char)*p);
     for (int i = 0; i < t.n_dims; i++) {
         size_t at = strlen(dst);
-        snprintf(dst + at, size - at, "%s%lld%s", i ? ", " : "", (long long)t.shape[i], i + 1 == t.n_dims ? "]" : "");
+        snprintf(dst + at, size - at, "%s%lld%s", i ? ", " : "", (long long)t.shape[i],
+                 i + 1 == t.n_dims ? "]" : "");
     }
     return dst;
 }

@@ -2,7 +2,7 @@
  *
  * "None" (an optional argument left out) is the zeroed struct. While planning (see run.h) data is NULL and everything
  * else is real. Views never copy and never fail: a wrong view is a programming mistake and asserts; wrong *input*
- * shapes are refused by the ops.
+ * shapes are refused by the ops. A view of none is none.
  */
 #ifndef KERNELS_TENSOR_H
 #define KERNELS_TENSOR_H
@@ -39,7 +39,8 @@ int64_t tensor_dim(struct tensor t, int i); /* i < 0 counts from the end; 1 when
 /* Product of all dimensions but the last: the rows of a [..., C] tensor. */
 int64_t tensor_rows(struct tensor t);
 
-/* Other shape, same elements: merged and split dimensions must be contiguous among themselves. One shape[i] may be -1. */
+/* Other shape, same elements: merged and split dimensions must be contiguous among themselves. One shape[i] may be
+ * -1. */
 struct tensor tensor_view(struct tensor t, int n_dims, const int64_t *shape);
 /* Elements [start, start + n) of dimension dim. */
 struct tensor tensor_slice(struct tensor t, int dim, int64_t start, int64_t n);

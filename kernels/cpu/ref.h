@@ -1,7 +1,7 @@
 /* ref.h -- the reference table's own helpers: rows of strided tensors, exact widening, sums in double.
  *
- * The reference is the specification in code: plain loops, f32 in memory, double inside a sum, one rounding to f32 at
- * its end. It is never made faster at the price of a longer read. An element-wise op walks rows:
+ * The reference is the specification in code: plain loops, f32 in memory, double inside a sum, one rounding
+ * to f32 at its end. It is never made faster at the price of a longer read. An element-wise op walks rows:
  *
  *     int64_t n = tensor_dim(x, -1);
  *     for (int64_t i = 0; i < tensor_rows(x); i++) {
@@ -40,9 +40,11 @@ static inline float *ref_at4(struct tensor t, int64_t a, int64_t b, int64_t c, i
     return (float *)t.data + a * t.stride[0] + b * t.stride[1] + c * t.stride[2] + d * t.stride[3];
 }
 
-/* Splits t into [before, dim, after]: before and after are counts, and the offsets of their elements follow. */
+/* Splits t into [before, dim, after]: before and after are counts, and the offsets of their elements follow.
+ */
 struct ref_split {
-    struct tensor before, after; /* t without dim and what lies on its other side; n_dims 0 where nothing is left */
+    struct tensor before,
+        after; /* t without dim and what lies on its other side; n_dims 0 where nothing is left */
     int64_t n_before, n_after;
 };
 

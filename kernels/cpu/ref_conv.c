@@ -1,11 +1,13 @@
-/* ref_conv.c -- convolution: for every output pixel its patch of the input, then one dot product an output channel. */
+/* ref_conv.c -- convolution: for every output pixel its patch of the input, then one dot product an output
+ * channel. */
 #include <math.h>
 #include <string.h>
 
 #include "common/mem.h"
 #include "kernels/cpu/ref.h"
 
-/* [Co, Cg, kt, kh, kw] to [Co, kt, kh, kw, Cg]: a patch of the channels-last input then lies like a kernel. */
+/* [Co, Cg, kt, kh, kw] to [Co, kt, kh, kw, Cg]: a patch of the channels-last input then lies like a kernel.
+ */
 static float *channels_last(struct tensor w)
 {
     int64_t taps = w.shape[2] * w.shape[3] * w.shape[4], cg = w.shape[1];
@@ -35,7 +37,8 @@ static int64_t source(int64_t i, int64_t n, bool replicate)
 }
 
 /* Channels [first, first + cg) under the kernel placed at (t, y, x). */
-static void patch(float *dst, struct tensor x, struct tensor w, const struct conv *c, const int64_t at[3], int64_t first)
+static void patch(float *dst, struct tensor x, struct tensor w, const struct conv *c, const int64_t at[3],
+                  int64_t first)
 {
     int64_t cg = w.shape[1];
     for (int64_t i = 0; i < w.shape[2]; i++) {
@@ -53,7 +56,8 @@ static void patch(float *dst, struct tensor x, struct tensor w, const struct con
     }
 }
 
-int cpu_ref_conv(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, const struct conv *c)
+int cpu_ref_conv(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b,
+                 const struct conv *c)
 {
     int64_t cg = w.shape[1], co = w.shape[0], per = co / c->groups, len = tensor_count(w) / co;
     float *kernels = channels_last(w), *bias = cpu_ref_widened(b), *p = mem_alloc((size_t)len * sizeof *p);
@@ -108,7 +112,8 @@ int cpu_ref_upsample(struct run *r, struct tensor y, struct tensor x, int ft, in
     return 0;
 }
 
-int cpu_ref_normalize(struct run *r, struct tensor y, struct tensor x, float div, const float *mean, const float *std)
+int cpu_ref_normalize(struct run *r, struct tensor y, struct tensor x, float div, const float *mean,
+                      const float *std)
 {
     (void)r;
     for (int64_t i = 0; i < tensor_rows(x); i++) {
@@ -141,7 +146,8 @@ int cpu_ref_mask_down(struct run *r, struct tensor y, struct tensor mask)
     for (int64_t i = 0; i < y.shape[0]; i++) {
         const float *a = ref_row(mask, 8 * i + 3), *b = ref_row(mask, 8 * i + 4);
         for (int64_t j = 0; j < y.shape[1]; j++) {
-            double sum = (double)a[8 * j + 3] + (double)a[8 * j + 4] + (double)b[8 * j + 3] + (double)b[8 * j + 4];
+            double sum =
+                (double)a[8 * j + 3] + (double)a[8 * j + 4] + (double)b[8 * j + 3] + (double)b[8 * j + 4];
             ref_row(y, i)[j] = (float)(sum / 4);
         }
     }

@@ -7,13 +7,20 @@
 double cpu_ref_activation(enum act act, double x)
 {
     switch (act) {
-    case ACT_RELU: return x > 0 || x != x ? x : 0;
-    case ACT_SILU: return x / (1 + exp(-x));
-    case ACT_GELU_TANH: return x / 2 * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
-    case ACT_GELU_ERF: return x / 2 * (1 + erf(x / sqrt(2)));
-    case ACT_QUICK_GELU: return x / (1 + exp(-1.702 * x));
-    case ACT_SIGMOID: return 1 / (1 + exp(-x));
-    default: return x;
+    case ACT_RELU:
+        return x > 0 || x != x ? x : 0;
+    case ACT_SILU:
+        return x / (1 + exp(-x));
+    case ACT_GELU_TANH:
+        return x / 2 * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case ACT_GELU_ERF:
+        return x / 2 * (1 + erf(x / sqrt(2)));
+    case ACT_QUICK_GELU:
+        return x / (1 + exp(-1.702 * x));
+    case ACT_SIGMOID:
+        return 1 / (1 + exp(-x));
+    default:
+        return x;
     }
 }
 

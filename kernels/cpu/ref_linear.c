@@ -21,8 +21,8 @@ float *cpu_ref_widened(struct tensor w)
 /* Hands every element of x w^T + b to put, one row of w after the other so that it is widened once. */
 typedef void put_fn(float *dst, float value, float extra);
 
-static int product(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, struct tensor extra,
-                   put_fn *put)
+static int product(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b,
+                   struct tensor extra, put_fn *put)
 {
     int64_t n_out = w.shape[0], n_in = w.shape[1], n_rows = tensor_rows(x);
     float *row = mem_alloc((size_t)n_in * sizeof *row);
@@ -53,7 +53,8 @@ static void put_gated(float *dst, float value, float gate)
     *dst += gate * value;
 }
 
-int cpu_ref_linear(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, enum act act)
+int cpu_ref_linear(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b,
+                   enum act act)
 {
     int rc = product(r, y, x, w, b, TENSOR_NONE, put_value);
     return rc < 0 || act == ACT_NONE ? rc : cpu_ref_act(r, y, act);

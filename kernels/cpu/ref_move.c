@@ -5,18 +5,25 @@
 
 static bool is_whole(enum dtype t)
 {
-    return t == DTYPE_U8 || t == DTYPE_BOOL || t == DTYPE_I8 || t == DTYPE_I16 || t == DTYPE_I32 || t == DTYPE_I64;
+    return t == DTYPE_U8 || t == DTYPE_BOOL || t == DTYPE_I8 || t == DTYPE_I16 || t == DTYPE_I32 ||
+           t == DTYPE_I64;
 }
 
 static int64_t read_whole(const void *p, enum dtype t)
 {
     switch (t) {
-    case DTYPE_BOOL: return *(const uint8_t *)p != 0;
-    case DTYPE_I8: return *(const int8_t *)p;
-    case DTYPE_I16: return *(const int16_t *)p;
-    case DTYPE_I32: return *(const int32_t *)p;
-    case DTYPE_I64: return *(const int64_t *)p;
-    default: return *(const uint8_t *)p;
+    case DTYPE_BOOL:
+        return *(const uint8_t *)p != 0;
+    case DTYPE_I8:
+        return *(const int8_t *)p;
+    case DTYPE_I16:
+        return *(const int16_t *)p;
+    case DTYPE_I32:
+        return *(const int32_t *)p;
+    case DTYPE_I64:
+        return *(const int64_t *)p;
+    default:
+        return *(const uint8_t *)p;
     }
 }
 
@@ -24,12 +31,24 @@ static int64_t read_whole(const void *p, enum dtype t)
 static void write_whole(void *p, enum dtype t, int64_t v)
 {
     switch (t) {
-    case DTYPE_BOOL: *(uint8_t *)p = v != 0; break;
-    case DTYPE_I8: *(int8_t *)p = (int8_t)v; break;
-    case DTYPE_I16: *(int16_t *)p = (int16_t)v; break;
-    case DTYPE_I32: *(int32_t *)p = (int32_t)v; break;
-    case DTYPE_I64: *(int64_t *)p = v; break;
-    default: *(uint8_t *)p = (uint8_t)v; break;
+    case DTYPE_BOOL:
+        *(uint8_t *)p = v != 0;
+        break;
+    case DTYPE_I8:
+        *(int8_t *)p = (int8_t)v;
+        break;
+    case DTYPE_I16:
+        *(int16_t *)p = (int16_t)v;
+        break;
+    case DTYPE_I32:
+        *(int32_t *)p = (int32_t)v;
+        break;
+    case DTYPE_I64:
+        *(int64_t *)p = v;
+        break;
+    default:
+        *(uint8_t *)p = (uint8_t)v;
+        break;
     }
 }
 
@@ -58,7 +77,8 @@ static int check_index(struct run *r, int64_t index, int64_t n)
 {
     if (index >= 0 && index < n)
         return 0;
-    return run_fail(r, ERR_SHAPE, "index %lld is outside the dimension of %lld", (long long)index, (long long)n);
+    return run_fail(r, ERR_SHAPE, "index %lld is outside the dimension of %lld", (long long)index,
+                    (long long)n);
 }
 
 int cpu_ref_gather(struct run *r, struct tensor y, struct tensor x, int dim, struct tensor idx)
@@ -71,10 +91,12 @@ int cpu_ref_gather(struct run *r, struct tensor y, struct tensor x, int dim, str
         if (rc < 0)
             return rc;
         for (int64_t b = 0; b < from.n_before; b++) {
-            const char *p = (const char *)x.data + (ref_element(from.before, b) + index[i] * x.stride[dim]) * size;
+            const char *p =
+                (const char *)x.data + (ref_element(from.before, b) + index[i] * x.stride[dim]) * size;
             float *q = (float *)y.data + ref_element(to.before, b) + i * y.stride[dim];
             for (int64_t a = 0; a < from.n_after; a++)
-                dtype_read_f32(q + ref_element(to.after, a), p + ref_element(from.after, a) * size, x.dtype, 1, 1);
+                dtype_read_f32(q + ref_element(to.after, a), p + ref_element(from.after, a) * size, x.dtype,
+                               1, 1);
         }
     }
     return 0;
@@ -106,7 +128,8 @@ static void patches(struct tensor latents, struct tensor tokens, bool to_tokens)
         for (int64_t t = 0; t < latents.shape[1]; t++) {
             for (int64_t i = 0; i < h * w; i++) {
                 int64_t y = i / w, x = i % w, token = (t * (h / 2) + y / 2) * (w / 2) + x / 2;
-                float *a = ref_at4(latents, c, t, y, x), *b = ref_row(tokens, token) + c * 4 + y % 2 * 2 + x % 2;
+                float *a = ref_at4(latents, c, t, y, x),
+                      *b = ref_row(tokens, token) + c * 4 + y % 2 * 2 + x % 2;
                 if (to_tokens)
                     *b = *a;
                 else

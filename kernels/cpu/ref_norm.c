@@ -20,8 +20,8 @@ static float *parameter(struct run *r, struct tensor w, int64_t n, float otherwi
 }
 
 /* y = (x - mean) / sqrt(var + eps) * (w + plus) + b for every row. */
-static int normalised(struct run *r, struct tensor y, struct tensor x, struct tensor w, double plus, struct tensor b,
-                      float eps)
+static int normalised(struct run *r, struct tensor y, struct tensor x, struct tensor w, double plus,
+                      struct tensor b, float eps)
 {
     int64_t n = tensor_dim(x, -1);
     float *mul = parameter(r, w, n, 1), *add = parameter(r, b, n, 0);
@@ -43,13 +43,14 @@ static int normalised(struct run *r, struct tensor y, struct tensor x, struct te
     return r->err.code;
 }
 
-int cpu_ref_layer_norm(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, float eps)
+int cpu_ref_layer_norm(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b,
+                       float eps)
 {
     return normalised(r, y, x, w, 0, b, eps);
 }
 
-int cpu_ref_layer_norm_mod(struct run *r, struct tensor y, struct tensor x, struct tensor shift, struct tensor scale,
-                           float eps)
+int cpu_ref_layer_norm_mod(struct run *r, struct tensor y, struct tensor x, struct tensor shift,
+                           struct tensor scale, float eps)
 {
     return normalised(r, y, x, scale, 1, shift, eps);
 }
@@ -92,8 +93,8 @@ static struct stats group_stats(struct tensor x, int64_t first, int64_t n, float
     return (struct stats){mean, 1 / sqrt(var / count + (double)eps)};
 }
 
-int cpu_ref_group_norm(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, int groups,
-                       float eps, enum act act)
+int cpu_ref_group_norm(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b,
+                       int groups, float eps, enum act act)
 {
     int64_t c = x.shape[3], n = c / groups;
     float *mul = parameter(r, w, c, 1), *add = parameter(r, b, c, 0);

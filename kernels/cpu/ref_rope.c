@@ -11,8 +11,8 @@ static float frequency(float theta, int64_t k, int64_t d)
     return 1.0f / (float)pow((double)theta, (double)e);
 }
 
-int cpu_ref_rope_table(struct run *r, struct tensor cos_, struct tensor sin_, int64_t n_frames, int64_t h, int64_t w,
-                       const int *dims, float theta, int64_t t_first)
+int cpu_ref_rope_table(struct run *r, struct tensor cos_, struct tensor sin_, int64_t n_frames, int64_t h,
+                       int64_t w, const int *dims, float theta, int64_t t_first)
 {
     (void)r;
     for (int64_t i = 0; i < n_frames * h * w; i++) {
@@ -37,7 +37,8 @@ static void rms(float *x, const float *w, int64_t n, float eps)
         x[k] = (float)((double)x[k] * inv * (double)w[k]);
 }
 
-int cpu_ref_norm_rope(struct run *r, struct tensor x, struct tensor w, float eps, struct tensor cos_, struct tensor sin_)
+int cpu_ref_norm_rope(struct run *r, struct tensor x, struct tensor w, float eps, struct tensor cos_,
+                      struct tensor sin_)
 {
     int64_t d = x.shape[2], n_turned = tensor_is_none(cos_) ? 0 : cos_.shape[0];
     float *mul = cpu_ref_widened(w);

@@ -18,8 +18,8 @@ int cpu_ref_euler(struct run *r, struct tensor x, struct tensor v0, struct tenso
     return 0;
 }
 
-int cpu_ref_gauss(struct run *r, struct tensor y, struct tensor mean, struct tensor logvar, struct tensor noise,
-                  float scale)
+int cpu_ref_gauss(struct run *r, struct tensor y, struct tensor mean, struct tensor logvar,
+                  struct tensor noise, float scale)
 {
     (void)r;
     for (int64_t i = 0; i < tensor_count(y); i++) {

@@ -1,9 +1,8 @@
 #include "kernels/cpu/ref.h"
 
-static const struct op_table table = {
-    .name = "cpu_ref",
+static const struct op_table table = {.name = "cpu_ref",
 #define X(member, ...) .member = cpu_ref_##member,
-    OP_TABLE(X)
+                                      OP_TABLE(X)
 #undef X
 };
 

@@ -7,7 +7,6 @@ test_ref.c feeds the inputs to the reference table. Nothing here knows how that 
 """
 import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -16,8 +15,8 @@ out = []
 
 
 def emit(name, t):
-    a = np.asarray(t.detach() if hasattr(t, "detach") else t, dtype=np.float32)
-    body = [f"{v:.9g}" for v in a.reshape(-1)]
+    a = t.to(torch.float32)
+    body = [f"{v:.9g}" for v in a.reshape(-1).tolist()]
     body = [b if any(c in b for c in ".ein") else b + ".0" for b in body]
     lines, line = [], "   "
     for b in body:
@@ -42,8 +41,9 @@ x = rand(5, 7)
 w, b = rand(3, 7), rand(3)
 emit("lin_x", x), emit("lin_w", w), emit("lin_b", b)
 lin = F.linear(x, w, b)
-for name, f in [("none", lambda v: v), ("relu", F.relu), ("silu", F.silu), ("gelu_tanh", lambda v: F.gelu(v, approximate="tanh")),
-                ("gelu_erf", F.gelu), ("quick", lambda v: v * torch.sigmoid(1.702 * v)), ("sigmoid", torch.sigmoid)]:
+for name, f in [("none", lambda v: v), ("relu", F.relu), ("silu", F.silu),
+                ("gelu_tanh", lambda v: F.gelu(v, approximate="tanh")), ("gelu_erf", F.gelu),
+                ("quick", lambda v: v * torch.sigmoid(1.702 * v)), ("sigmoid", torch.sigmoid)]:
     emit("lin_" + name, f(lin))
 emit("lin_bf16", F.linear(x, rounded(w, torch.bfloat16), b))
 emit("lin_f16", F.linear(x, rounded(w, torch.float16), b))
@@ -64,7 +64,7 @@ emit("grp_y", F.silu(last(F.group_norm(g, 3, gw, gb, 1e-6))))
 emit("bat_y", F.relu(last(F.batch_norm(g, gm, gv, gw, gb, False, 0, 1e-3))))
 
 q, k, v = rand(2, 4, 4, 6), rand(2, 6, 2, 6), rand(2, 6, 2, 6)  # B S H D
-mask = torch.tensor([[1, 0, 1, 0, 0, 1], [0, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 0]], dtype=torch.bool)
+mask = torch.tensor([[1, 0, 1, 0, 0, 1], [0, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 0]]).bool()
 emit("att_q", q), emit("att_k", k), emit("att_v", v)
 
 
@@ -84,13 +84,15 @@ i = torch.arange(6)
 emit("att_block", attention(k, k, v, 0.4, (i // 4)[None, :] <= (i // 4)[:, None]))
 
 # Rope: a 2 x 2 x 3 grid, widths 2, 4, 2; one frame before 0.
-pos = torch.stack(torch.meshgrid(torch.arange(-1, 1), torch.arange(2), torch.arange(3), indexing="ij"), -1).reshape(-1, 3).double()
-ang = torch.cat([pos[:, a:a + 1] * 256.0 ** (-torch.arange(0, d, 2).double() / d) for a, d in enumerate((2, 4, 2))], 1)
+pos = torch.tensor([(t, y, x) for t in (-1, 0) for y in range(2) for x in range(3)]).double()
+steps = [256.0 ** (-torch.arange(0, d, 2).double() / d) for d in (2, 4, 2)]
+ang = torch.cat([pos[:, a:a + 1] * s for a, s in enumerate(steps)], 1)
 emit("rope_cos", ang.cos()), emit("rope_sin", ang.sin())
 rx, rw = rand(14, 2, 8), rand(8)
 n = rx / torch.sqrt((rx * rx).mean(-1, keepdim=True) + 1e-6) * rw
 turned = torch.view_as_complex(n[:12].reshape(12, 2, 4, 2)) * torch.polar(torch.ones_like(ang), ang)[:, None]
-emit("rope_x", rx), emit("rope_w", rw), emit("rope_y", torch.cat([torch.view_as_real(turned).reshape(12, 2, 8), n[12:]]))
+emit("rope_x", rx), emit("rope_w", rw)
+emit("rope_y", torch.cat([torch.view_as_real(turned).reshape(12, 2, 8), n[12:]]))
 p = torch.arange(14).double() * 3
 ha = p[:, None] * 10000.0 ** (-torch.arange(0, 8, 2).double() / 8)
 c, s = (torch.cat([f(ha)] * 2, -1)[:, None] for f in (torch.cos, torch.sin))
@@ -99,15 +101,18 @@ emit("halves_y", rx * c + torch.cat([-rx[..., 4:], rx[..., :4]], -1) * s)
 cx = rand(1, 4, 3, 5, 4)
 emit("conv_x", last(cx))
 for name, co, groups, k3, stride, pad, mode in [
-        ("causal", 3, 1, (3, 3, 3), (2, 2, 2), (1, 1, 1, 1, 2, 0), "replicate"), ("zero", 2, 2, (1, 3, 2), (1, 2, 1), (1, 0, 1, 1, 0, 0), "constant"),
-        ("depth", 4, 4, (1, 3, 3), (1, 1, 2), (1, 1, 1, 1, 0, 0), "constant"), ("one", 5, 1, (1, 1, 1), (1, 1, 1), (0,) * 6, "constant")]:
+        ("causal", 3, 1, (3, 3, 3), (2, 2, 2), (1, 1, 1, 1, 2, 0), "replicate"),
+        ("zero", 2, 2, (1, 3, 2), (1, 2, 1), (1, 0, 1, 1, 0, 0), "constant"),
+        ("depth", 4, 4, (1, 3, 3), (1, 1, 2), (1, 1, 1, 1, 0, 0), "constant"),
+        ("one", 5, 1, (1, 1, 1), (1, 1, 1), (0,) * 6, "constant")]:
     cw, cb = rand(co, 4 // groups, *k3), rand(co)
     emit(f"conv_{name}_w", cw), emit(f"conv_{name}_b", cb)
     emit(f"conv_{name}_y", F.silu(last(F.conv3d(F.pad(cx, pad, mode=mode), cw, cb, stride, 0, 1, groups))))
 
 px = rand(2, 3, 6, 7)  # T C H W as a batch of pictures
 emit("pool_x", px.permute(0, 2, 3, 1).contiguous())
-for name, args in [("floor", (3, 2, 1, 1, False)), ("ceil", (3, 2, 0, 1, True)), ("ceil2", (2, 2, 0, 1, True))]:
+for name, args in [("floor", (3, 2, 1, 1, False)), ("ceil", (3, 2, 0, 1, True)), ("ceil2", (2, 2, 0, 1, True)),
+                   ("ceil3", (2, 2, 1, 1, True))]:
     emit(f"pool_{name}", F.max_pool2d(px, *args).permute(0, 2, 3, 1).contiguous())
 
 t = torch.tensor([0.0, 999.5, 123.456])

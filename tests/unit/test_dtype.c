@@ -46,7 +46,8 @@ static void test_round_trips(void **state)
     }
 }
 
-/* Between neighbours a < b of a grid: just below the middle gives a, just above b, the middle the even one. */
+/* Between neighbours a < b of a grid: just below the middle gives a, just above b, the middle the even one.
+ */
 static void check_halves(unsigned first, unsigned last, float (*to)(unsigned), unsigned (*from)(float))
 {
     for (unsigned i = first; i < last; i++) {
@@ -57,12 +58,30 @@ static void check_halves(unsigned first, unsigned last, float (*to)(unsigned), u
     }
 }
 
-static float bf16_to(unsigned v) { return dtype_bf16_to_f32((uint16_t)v); }
-static unsigned bf16_from(float v) { return dtype_bf16_from_f32(v); }
-static float f16_to(unsigned v) { return dtype_f16_to_f32((uint16_t)v); }
-static unsigned f16_from(float v) { return dtype_f16_from_f32(v); }
-static float e4m3_to(unsigned v) { return dtype_e4m3_to_f32((uint8_t)v); }
-static unsigned e4m3_from(float v) { return dtype_e4m3_from_f32(v); }
+static float bf16_to(unsigned v)
+{
+    return dtype_bf16_to_f32((uint16_t)v);
+}
+static unsigned bf16_from(float v)
+{
+    return dtype_bf16_from_f32(v);
+}
+static float f16_to(unsigned v)
+{
+    return dtype_f16_to_f32((uint16_t)v);
+}
+static unsigned f16_from(float v)
+{
+    return dtype_f16_from_f32(v);
+}
+static float e4m3_to(unsigned v)
+{
+    return dtype_e4m3_to_f32((uint8_t)v);
+}
+static unsigned e4m3_from(float v)
+{
+    return dtype_e4m3_from_f32(v);
+}
 
 static void test_half_to_even(void **state)
 {
@@ -118,8 +137,8 @@ static void test_arrays(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_names),        cmocka_unit_test(test_round_trips), cmocka_unit_test(test_half_to_even),
-        cmocka_unit_test(test_known),        cmocka_unit_test(test_arrays),
+        cmocka_unit_test(test_names), cmocka_unit_test(test_round_trips), cmocka_unit_test(test_half_to_even),
+        cmocka_unit_test(test_known), cmocka_unit_test(test_arrays),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

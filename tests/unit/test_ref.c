@@ -1,5 +1,6 @@
-/* The reference table against vectors from an independent implementation (make_ref_vectors.py) and, where an op only
- * moves elements, against small cases worked out by hand. Bound: a few roundings of f32 at the size of the result. */
+/* The reference table against vectors from an independent implementation (make_ref_vectors.py) and, where an
+ * op only moves elements, against small cases worked out by hand. Bound: a few roundings of f32 at the size
+ * of the result. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -71,12 +72,14 @@ static void near_bound(struct tensor t, const float *want, size_t n, double boun
 }
 
 #define NEAR(t, want) near_bound(t, want, sizeof(want) / sizeof(float), 3e-7)
-#define SAME(t, ...) near_bound(t, (const float[]){__VA_ARGS__}, sizeof((const float[]){__VA_ARGS__}) / sizeof(float), 0)
+#define SAME(t, ...)                                                                                         \
+    near_bound(t, (const float[]){__VA_ARGS__}, sizeof((const float[]){__VA_ARGS__}) / sizeof(float), 0)
 
 static void test_linear(void **state)
 {
     (void)state;
-    static const float *const want[] = {lin_none, lin_relu, lin_silu, lin_gelu_tanh, lin_gelu_erf, lin_quick, lin_sigmoid};
+    static const float *const want[] = {lin_none,     lin_relu,  lin_silu,   lin_gelu_tanh,
+                                        lin_gelu_erf, lin_quick, lin_sigmoid};
     struct tensor x = WIDE(lin_x, 5, 7), w = IN(lin_w, 3, 7), b = IN(lin_b, 3);
     for (int i = 0; i < ACT_COUNT; i++)
         near_bound(op_linear(&run, x, w, b, (enum act)i), want[i], 15, 3e-7);
@@ -100,7 +103,8 @@ static void test_linear_fp8(void **state)
     struct tensor w = run_write(&run, (uint8_t[]){0x38, 0xc0, 0x30, 0x7e}, DTYPE_F8E4M3, 2, SHAPE(2, 2));
     w.scale = &scale;
     SAME(op_linear(&run, IN(((float[]){3, 4}), 1, 2), w, TENSOR_NONE, ACT_NONE), 1.5f - 4, 0.75f + 4 * 224);
-    SAME(op_linear(&run, IN(((float[]){3, 4}), 2), w, IN(((float[]){1, 2}), 2), ACT_NONE), 1.5f - 3, 2.75f + 4 * 224);
+    SAME(op_linear(&run, IN(((float[]){3, 4}), 2), w, IN(((float[]){1, 2}), 2), ACT_NONE), 1.5f - 3,
+         2.75f + 4 * 224);
 }
 
 static void test_norms(void **state)
@@ -123,8 +127,10 @@ static void test_attention(void **state)
     struct tensor mask = run_write(&run, seen, DTYPE_U8, 2, SHAPE(4, 6));
     NEAR(op_attention(&run, q, k, v, (struct attn){.kind = ATTN_FULL, .scale = 0.4f}), att_full);
     NEAR(op_attention(&run, q, k, v, (struct attn){.kind = ATTN_CAUSAL, .scale = 0.4f}), att_causal);
-    NEAR(op_attention(&run, q, k, v, (struct attn){.kind = ATTN_MASK, .scale = 0.4f, .mask = mask}), att_mask);
-    NEAR(op_attention(&run, k, k, v, (struct attn){.kind = ATTN_BLOCK_CAUSAL, .scale = 0.4f, .block = 4}), att_block);
+    NEAR(op_attention(&run, q, k, v, (struct attn){.kind = ATTN_MASK, .scale = 0.4f, .mask = mask}),
+         att_mask);
+    NEAR(op_attention(&run, k, k, v, (struct attn){.kind = ATTN_BLOCK_CAUSAL, .scale = 0.4f, .block = 4}),
+         att_block);
 }
 
 static void test_rope(void **state)
@@ -164,6 +170,7 @@ static void test_pictures(void **state)
     NEAR(op_max_pool(&run, x, 3, 2, 1, false), pool_floor);
     NEAR(op_max_pool(&run, x, 3, 2, 0, true), pool_ceil);
     NEAR(op_max_pool(&run, x, 2, 2, 0, true), pool_ceil2);
+    NEAR(op_max_pool(&run, x, 2, 2, 1, true), pool_ceil3);
     NEAR(op_mask_down(&run, WIDE(mask_x, 16, 16)), mask_y);
     struct tensor up = IN(((float[]){1, 2, 3}), 3, 1, 1, 1);
     SAME(op_upsample(&run, up, 2, 1, 2, true), 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
@@ -211,7 +218,8 @@ static void test_moving(void **state)
     float v[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
     struct tensor x = IN(v, 2, 3, 2), idx = run_write(&run, (int32_t[]){2, 0, 2}, DTYPE_I32, 1, SHAPE(3));
     SAME(op_gather(&run, x, 1, idx), 4, 5, 0, 1, 4, 5, 10, 11, 6, 7, 10, 11);
-    SAME(op_gather(&run, op_copy(&run, tensor_view(x, 2, SHAPE(6, 2)), DTYPE_BF16), 0, idx), 4, 5, 0, 1, 4, 5);
+    SAME(op_gather(&run, op_copy(&run, tensor_view(x, 2, SHAPE(6, 2)), DTYPE_BF16), 0, idx), 4, 5, 0, 1, 4,
+         5);
     struct tensor sum = WIDE(v, 2, 3, 2);
     op_scatter_add(&run, sum, 1, idx, x);
     SAME(sum, 2, 4, 2, 3, 4 + 0 + 4, 5 + 1 + 5, 14, 16, 8, 9, 10 + 6 + 10, 11 + 7 + 11);
@@ -262,7 +270,8 @@ static void test_philox(void **state)
     assert_memory_equal(got, ((uint32_t[]){0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}), sizeof got);
     cpu_ref_philox((uint32_t[4]){~0u, ~0u, ~0u, ~0u}, (uint32_t[2]){~0u, ~0u}, got);
     assert_memory_equal(got, ((uint32_t[]){0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}), sizeof got);
-    cpu_ref_philox((uint32_t[4]){0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, (uint32_t[2]){0xa4093822, 0x299f31d0}, got);
+    cpu_ref_philox((uint32_t[4]){0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
+                   (uint32_t[2]){0xa4093822, 0x299f31d0}, got);
     assert_memory_equal(got, ((uint32_t[]){0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}), sizeof got);
 }
 
@@ -288,7 +297,8 @@ static void test_randn(void **state)
     /* An element does not depend on the tensor it stands in. */
     near_bound(op_randn(&run, 42, 3, 2, SHAPE(3, 7)), p, 21, 0);
     /* The first block of seed 0, stream 0 comes from the known answer above. */
-    double radius = sqrt(-2 * log((0x6627e8d5 + 0.5) / 4294967296.0)), angle = 2 * M_PI * (0xe169c58d + 0.5) / 4294967296.0;
+    double radius = sqrt(-2 * log((0x6627e8d5 + 0.5) / 4294967296.0)),
+           angle = 2 * M_PI * (0xe169c58d + 0.5) / 4294967296.0;
     float first[2] = {(float)(radius * cos(angle)), (float)(radius * sin(angle))};
     near_bound(op_randn(&run, 0, 0, 1, SHAPE(2)), first, 2, 1e-7);
 }
@@ -304,9 +314,9 @@ static void test_sound(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_linear),   T(test_linear_fp8), T(test_norms),  T(test_attention), T(test_rope),
-        T(test_conv),     T(test_pictures),   T(test_elements), T(test_moving),  T(test_bad_index),
-        T(test_philox),   T(test_randn),      T(test_sound),
+        T(test_linear), T(test_linear_fp8), T(test_norms),    T(test_attention), T(test_rope),
+        T(test_conv),   T(test_pictures),   T(test_elements), T(test_moving),    T(test_bad_index),
+        T(test_philox), T(test_randn),      T(test_sound),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
-/* run and the ops' common steps: sticky errors and their sentences, labels, the arena, cancelling, planning, taps. */
+/* run and the ops' common steps: sticky errors and their sentences, labels, the arena, cancelling, planning,
+ * taps. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -135,7 +136,8 @@ static struct tensor network(struct run *r, struct tensor w)
 {
     struct tensor x = op_randn(r, 7, 1, 3, SHAPE(2, 9, 32));
     size_t mark = run_mark(r);
-    struct tensor h = op_layer_norm(r, op_linear(r, x, w, TENSOR_NONE, ACT_SILU), TENSOR_NONE, TENSOR_NONE, 1e-6f);
+    struct tensor h =
+        op_layer_norm(r, op_linear(r, x, w, TENSOR_NONE, ACT_SILU), TENSOR_NONE, TENSOR_NONE, 1e-6f);
     struct tensor q = tensor_view(h, 4, SHAPE(2, 9, 4, 8));
     struct tensor y = op_attention(r, q, q, q, (struct attn){.kind = ATTN_CAUSAL, .scale = 0.3f});
     op_add(r, x, tensor_view(y, 3, SHAPE(2, 9, 32)));
@@ -164,7 +166,8 @@ static void test_planning(void **state)
     run_done(&plan);
 }
 
-/* The real feed-forward layer on the tokens of a 704 px clip: no memory is needed to learn that it takes 6 GB. */
+/* The real feed-forward layer on the tokens of a 704 px clip: no memory is needed to learn that it takes 6
+ * GB. */
 static void test_planning_large(void **state)
 {
     (void)state;

@@ -80,7 +80,8 @@ static void test_views(void **state)
     assert_int_equal(h.stride[2], 2);
     assert_int_equal(h.stride[3], 1);
 
-    /* The two outer dimensions still lie in one stretch and may be merged; dimensions of length 1 come and go. */
+    /* The two outer dimensions still lie in one stretch and may be merged; dimensions of length 1 come and
+     * go. */
     struct tensor m = tensor_view(q, 3, SHAPE(1, 20, 4));
     assert_int_equal(m.shape[1], 20);
     assert_int_equal(m.stride[1], 6);
