@@ -52,23 +52,36 @@ static void write_whole(void *p, enum dtype t, int64_t v)
     }
 }
 
+/* n elements, each side with its own step in elements. */
+static void copy_row(char *q, enum dtype to, int64_t q_step, const char *p, enum dtype from, int64_t p_step,
+                     int64_t n, float scale)
+{
+    int64_t q_size = (int64_t)dtype_bytes(to), p_size = (int64_t)dtype_bytes(from);
+    bool same = to == from && scale == 1, whole = is_whole(to) && is_whole(from);
+    for (int64_t k = 0; k < n; k++, p += p_step * p_size, q += q_step * q_size) {
+        if (same) {
+            memcpy(q, p, (size_t)q_size);
+        } else if (whole) {
+            write_whole(q, to, read_whole(p, from));
+        } else {
+            float v;
+            dtype_read_f32(&v, p, from, 1, scale);
+            dtype_write_f32(q, to, &v, 1);
+        }
+    }
+}
+
 int cpu_ref_copy(struct run *r, struct tensor dst, struct tensor x)
 {
     (void)r;
-    int64_t n = tensor_count(x), from = (int64_t)dtype_bytes(x.dtype), to = (int64_t)dtype_bytes(dst.dtype);
-    float scale = x.dtype == DTYPE_F8E4M3 && x.scale ? x.scale[0] : 1, v;
-    bool same = dst.dtype == x.dtype && scale == 1, whole = is_whole(x.dtype) && is_whole(dst.dtype);
-    for (int64_t i = 0; i < n; i++) {
-        const char *p = (const char *)x.data + ref_element(x, i) * from;
-        char *q = (char *)dst.data + ref_element(dst, i) * to;
-        if (same) {
-            memcpy(q, p, (size_t)to);
-        } else if (whole) {
-            write_whole(q, dst.dtype, read_whole(p, x.dtype));
-        } else {
-            dtype_read_f32(&v, p, x.dtype, 1, scale);
-            dtype_write_f32(q, dst.dtype, &v, 1);
-        }
+    int last = x.n_dims - 1;
+    int64_t n = x.shape[last], q_size = (int64_t)dtype_bytes(dst.dtype),
+            p_size = (int64_t)dtype_bytes(x.dtype);
+    float scale = x.dtype == DTYPE_F8E4M3 && x.scale ? x.scale[0] : 1;
+    for (int64_t i = 0; n > 0 && i < tensor_rows(x); i++) {
+        char *q = (char *)dst.data + ref_offset(dst, i) * q_size;
+        const char *p = (const char *)x.data + ref_offset(x, i) * p_size;
+        copy_row(q, dst.dtype, dst.stride[last], p, x.dtype, x.stride[last], n, scale);
     }
     return 0;
 }
