@@ -35,6 +35,10 @@ enum { CONF_DISPATCHER = 1, CONF_WORKER = 2, CONF_CLI = 4, CONF_ALL = 7 };
     X(INT, port, "8000", 0, 65535, "FASTAPI_PORT PORT", CONF_DISPATCHER | CONF_CLI, "HTTP port; 0: any free one")     \
     X(INT, web_port, "7860", -1, 65535, "", CONF_DISPATCHER | CONF_CLI, "second port, for the page; -1: none")        \
     X(STR, bind, "127.0.0.1", 0, 0, "", CONF_DISPATCHER | CONF_CLI, "address to listen on")                           \
+    X(STR, port_file, "", 0, 0, "", CONF_DISPATCHER, "file that gets the port's number, once listening")              \
+    X(INT, max_connections, "4096", 1, 1000000, "", CONF_DISPATCHER, "open connections; more wait to be accepted")   \
+    X(INT, idle_s, "75", 1, 3600, "", CONF_DISPATCHER, "a silent connection is closed after so long (seconds)")      \
+    X(NUM, redis_wait_s, "5", 0.1, 3600, "", CONF_DISPATCHER, "at the start, how long to wait for Redis (seconds)")  \
     X(BOOL, insecure, "no", 0, 1, "", CONF_DISPATCHER | CONF_CLI,                                                    \
       "serve without keys on an address that others can reach")                                                      \
     X(STR, api_key, "", 0, 0, "", CONF_DISPATCHER | CONF_CLI, "keys that clients must show, separated by commas")     \
