@@ -116,6 +116,37 @@ bool str_utf8_ok(const char *s, size_t n)
     return true;
 }
 
+static int same_letter(char a, char b)
+{
+    return a == b || ((a == '-' || a == '_') && (b == '-' || b == '_'));
+}
+
+static int least(int a, int b)
+{
+    return a < b ? a : b;
+}
+
+int str_distance(const char *a, const char *b, int limit)
+{
+    enum { LONGEST = 64 };
+    int row[3][LONGEST + 1]; /* of the table of distances between beginnings: two before, one before, this one */
+    int n = (int)strlen(a), m = (int)strlen(b);
+    if (n > LONGEST || m > LONGEST)
+        return limit;
+    for (int k = 0; k <= m; k++)
+        row[0][k] = k;
+    for (int i = 1; i <= n; i++) {
+        int *now = row[i % 3], *before = row[(i - 1) % 3];
+        now[0] = i;
+        for (int k = 1; k <= m; k++) {
+            now[k] = least(before[k - 1] + !same_letter(a[i - 1], b[k - 1]), least(before[k], now[k - 1]) + 1);
+            if (i > 1 && k > 1 && a[i - 1] == b[k - 2] && a[i - 2] == b[k - 1])
+                now[k] = least(now[k], row[(i - 2) % 3][k - 2] + 1);
+        }
+    }
+    return least(row[n % 3][m], limit);
+}
+
 const char *str_bytes(char *dst, size_t size, uint64_t bytes)
 {
     static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB"};

@@ -21,6 +21,10 @@ bool str_starts(const char *s, const char *prefix);
 bool str_ends(const char *s, const char *suffix);
 bool str_utf8_ok(const char *s, size_t n); /* RFC 3629: no overlong forms, no surrogates, <= U+10FFFF */
 
+/* How many letters must be changed, added, dropped or swapped with a neighbour to get b from a ('-' and '_' are one);
+ * limit when that many or more. For "did you mean". */
+int str_distance(const char *a, const char *b, int limit);
+
 /* "1.5 GiB", "812 B": for people. Returns dst. */
 const char *str_bytes(char *dst, size_t size, uint64_t bytes);
 
