@@ -1,7 +1,6 @@
 /* jobs: the list of jobs. cancel: stops one. */
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "cli/args.h"
 #include "cli/http.h"
@@ -15,14 +14,8 @@ static const char *text_of(const json_t *v, const char *key)
 
 static void print_row(const json_t *job)
 {
-    char when[32] = "";
-    json_t *ms = json_object_get(job, "submitted_ms");
-    time_t t = (time_t)(json_integer_value(ms) / 1000);
-    struct tm tm;
-    if (ms && localtime_r(&t, &tm))
-        strftime(when, sizeof when, "%F %T", &tm);
-    else
-        str_copy(when, sizeof when, text_of(job, "submitted_at"));
+    char when[20];
+    str_copy(when, sizeof when, text_of(job, "submitted_at")); /* RFC 3339, cut behind the seconds */
     printf("%-36s  %-9s  %-19s  %s", text_of(job, "id"), text_of(job, "state"), when, text_of(job, "stage"));
     if (json_integer_value(json_object_get(job, "total")) > 0)
         printf(" %lld/%lld", (long long)json_integer_value(json_object_get(job, "step")),

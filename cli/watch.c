@@ -25,10 +25,13 @@ static const char *text_of(const json_t *v, const char *key)
     return s ? s : "";
 }
 
+/* v: a job (progress in an object of its own) or an event (flat). */
 static void show(struct watching *w, const json_t *v)
 {
-    const char *state = text_of(v, "state"), *stage = text_of(v, "stage");
-    json_t *eta = json_object_get(v, "eta_s"), *position = json_object_get(v, "position");
+    const json_t *p = json_object_get(v, "progress");
+    p = json_is_object(p) ? p : v;
+    const char *state = text_of(v, "state"), *stage = text_of(p, "stage");
+    json_t *eta = json_object_get(p, "eta_s"), *position = json_object_get(v, "position");
     enum job_state s;
     if (job_state_parse(state, &s) < 0)
         return;
@@ -36,8 +39,8 @@ static void show(struct watching *w, const json_t *v)
     if (s == JOB_QUEUED && json_is_integer(position))
         b.position = json_integer_value(position);
     if (s == JOB_RUNNING) {
-        b.step = json_integer_value(json_object_get(v, "step"));
-        b.total = json_integer_value(json_object_get(v, "total"));
+        b.step = json_integer_value(json_object_get(p, "step"));
+        b.total = json_integer_value(json_object_get(p, "total"));
         b.eta_s = json_is_number(eta) ? json_number_value(eta) : -1;
     }
     w->ended = job_state_final(s);
