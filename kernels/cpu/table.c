@@ -1,13 +1,44 @@
+/* table.c -- the cpu table: the reference, and over it what is faster on this machine. */
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
 #include "kernels/cpu/cpu.h"
 
-#include <pthread.h>
-
 static struct op_table table;
+
+/* 0: plain, 3: AVX2 and FMA, 4: AVX-512. TROUPE_CPU_ISA lowers it (tests run all that the machine has). */
+static int level(void)
+{
+    const char *wanted = getenv("TROUPE_CPU_ISA");
+    int best = 0;
+#if defined __x86_64__
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
+        __builtin_cpu_supports("bmi2"))
+        best = 3;
+    if (best == 3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd"))
+        best = 4;
+#endif
+    if (wanted && strcmp(wanted, "base") == 0)
+        return 0;
+    if (wanted && strcmp(wanted, "v3") == 0 && best > 3)
+        return 3;
+    return best;
+}
 
 static void fill(void)
 {
     table = *cpu_ref_table();
     table.name = "cpu";
+    switch (level()) {
+#if defined __x86_64__
+    case 4: cpu_isa_v4(&table); break;
+    case 3: cpu_isa_v3(&table); break;
+#endif
+    default: cpu_isa_base(&table); break;
+    }
 }
 
 const struct op_table *cpu_table(void)

@@ -1,0 +1,3 @@
+#include "tests/checkop/checkop.h"
+
+const struct check check_attention[] = {{0}};

@@ -1,0 +1,439 @@
+/* checkop.c -- checkop [--op NAME] [--seed N] [--table cpu|cuda] [--bench] [--list]. */
+#include "tests/checkop/checkop.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "common/mem.h"
+#include "common/str.h"
+
+#define FENCE 256
+#define FENCE_BYTE 0xa5
+#define ARENA ((size_t)4 << 30)
+#define PATTERN ((size_t)16 << 20) /* so much of the arena is watched */
+
+static const struct check *const families[] = {check_linear, check_norm, check_attention, check_conv, check_elem, check_move};
+#define N_FAMILIES (int)(sizeof families / sizeof families[0])
+
+struct options {
+    const char *op, *table;
+    int64_t seed;
+    bool bench;
+    int n_threads;
+};
+
+struct totals {
+    int passed, failed, skipped;
+};
+
+/* ---- inputs ------------------------------------------------------------------------------------------------ */
+
+static uint64_t next(struct side *s)
+{
+    uint64_t z = (s->random += 0x9e3779b97f4a7c15u); /* splitmix64 */
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+double side_normal(struct side *s)
+{
+    double u = ((double)(next(s) >> 11) + 0.5) * 0x1p-53, v = (double)(next(s) >> 11) * 0x1p-53;
+    return sqrt(-2 * log(u)) * cos(2 * M_PI * v);
+}
+
+enum act side_act(const struct side *s, int64_t act)
+{
+    return s->absolute ? ACT_NONE : (enum act)act;
+}
+
+static float value(struct side *s, enum data_kind data, double deviation)
+{
+    double v = side_normal(s) * deviation;
+    if (data == DATA_EQUAL)
+        v = 0.7 * deviation;
+    if (data == DATA_MIXED) {
+        uint64_t pick = next(s) % 8;
+        v *= pick == 0 ? 1e4 : pick == 1 ? 1e-6 : 1;
+    }
+    return (float)(s->absolute ? fabs(v) : v);
+}
+
+/* A tensor between two fences, in the arena or (lasting) outside it. Filled by the caller unless *ret_ready. */
+static struct tensor fenced(struct side *s, enum dtype dtype, int n_dims, const int64_t *shape, bool written, bool lasting,
+                            bool *ret_ready)
+{
+    *ret_ready = s->replay >= 0;
+    if (s->replay >= 0)
+        return s->inputs[s->replay++].tensor;
+    struct tensor t = tensor_of(NULL, dtype, n_dims, shape);
+    size_t all = FENCE + (tensor_bytes(t) + 63) / 64 * 64 + FENCE;
+    char *base = lasting ? mem_aligned(64, all) : run_new(&s->run, DTYPE_U8, 1, SHAPE((int64_t)all)).data;
+    if (s->n_inputs == SIDE_INPUTS || !base)
+        abort(); /* a check's own mistake, or no memory */
+    memset(base, FENCE_BYTE, all);
+    t.data = base + FENCE;
+    s->inputs[s->n_inputs++] = (struct side_tensor){t, base, all, written, lasting};
+    return t;
+}
+
+static struct tensor make(struct side *s, double deviation, int n_dims, const int64_t *shape, bool written)
+{
+    bool ready;
+    struct tensor t = fenced(s, DTYPE_F32, n_dims, shape, written, false, &ready);
+    float *p = t.data;
+    for (int64_t i = 0; !ready && i < tensor_count(t); i++)
+        p[i] = value(s, s->data, deviation);
+    return t;
+}
+
+struct tensor side_input(struct side *s, double deviation, int n_dims, const int64_t *shape)
+{
+    return make(s, deviation, n_dims, shape, false);
+}
+
+struct tensor side_inout(struct side *s, double deviation, int n_dims, const int64_t *shape)
+{
+    return make(s, deviation, n_dims, shape, true);
+}
+
+struct tensor side_weight(struct side *s, enum dtype dtype, double deviation, int n_dims, const int64_t *shape)
+{
+    static const float fp8_scale = 0.0078125f;
+    bool ready;
+    struct tensor t = fenced(s, dtype, n_dims, shape, false, true, &ready);
+    char *p = t.data;
+    for (int64_t i = 0; !ready && i < tensor_count(t); i++) {
+        float v = value(s, DATA_NORMAL, deviation);
+        if (dtype == DTYPE_F8E4M3)
+            v /= fp8_scale;
+        dtype_write_f32(p + i * (int64_t)dtype_bytes(dtype), dtype, &v, 1);
+    }
+    t.scale = dtype == DTYPE_F8E4M3 ? &fp8_scale : NULL;
+    return t;
+}
+
+struct tensor side_indices(struct side *s, int64_t n, int64_t below)
+{
+    bool ready;
+    struct tensor t = fenced(s, DTYPE_I32, 1, SHAPE(n), false, false, &ready);
+    int32_t *p = t.data;
+    for (int64_t i = 0; !ready && i < n; i++)
+        p[i] = (int32_t)(next(s) % (uint64_t)below);
+    return t;
+}
+
+struct tensor side_bytes(struct side *s, bool mask, int n_dims, const int64_t *shape)
+{
+    bool ready;
+    struct tensor t = fenced(s, DTYPE_U8, n_dims, shape, false, false, &ready);
+    uint8_t *p = t.data;
+    for (int64_t i = 0; !ready && i < tensor_count(t); i++) {
+        p[i] = (uint8_t)next(s);
+        if (mask)
+            p[i] = i % shape[n_dims - 1] == 0 || p[i] % 3 > 0;
+    }
+    return t;
+}
+
+/* ---- running one case -------------------------------------------------------------------------------------- */
+
+/* Forgets the inputs of the case before. */
+static void side_clear(struct side *s)
+{
+    for (int i = 0; i < s->n_inputs; i++) {
+        if (!s->inputs[i].lasting)
+            continue;
+        device_forget(s->device, s->inputs[i].base, s->inputs[i].bytes);
+        mem_free(s->inputs[i].base);
+    }
+    s->n_inputs = 0;
+    run_reset(&s->run);
+}
+
+static const char *check_fences(const struct side *s, size_t end)
+{
+    for (int i = 0; i < s->n_inputs; i++) {
+        const struct side_tensor *t = &s->inputs[i];
+        for (size_t k = 0; k < FENCE; k++) {
+            if ((uint8_t)t->base[k] != FENCE_BYTE || (uint8_t)t->base[t->bytes - 1 - k] != FENCE_BYTE)
+                return "wrote beside an input";
+        }
+    }
+    for (size_t k = end; k < end + FENCE && k < PATTERN; k++) {
+        if ((uint8_t)s->run.arena[k] != FENCE_BYTE)
+            return "wrote behind the result";
+    }
+    return NULL;
+}
+
+/* The reference made its inputs from the same random numbers. */
+static const char *check_inputs(const struct side *a, const struct side *reference)
+{
+    for (int i = 0; i < a->n_inputs; i++) {
+        const struct side_tensor *t = &a->inputs[i];
+        if (!t->written && memcmp(t->base, reference->inputs[i].base, t->bytes) != 0)
+            return "changed an input";
+    }
+    return NULL;
+}
+
+/* Runs c on s: the result as contiguous f32 from mem_alloc, or NULL and why. */
+static float *side_run(struct side *s, const struct check *c, const int64_t *d, struct tensor *ret, const char **why)
+{
+    memset(s->run.arena, FENCE_BYTE, PATTERN);
+    struct tensor y = c->run(s, d);
+    size_t end = s->run.arena_used;
+    float *p = NULL;
+    if (!run_failed(&s->run)) {
+        *why = check_fences(s, end);
+        struct tensor wide = op_copy(&s->run, y, DTYPE_F32);
+        p = mem_alloc(tensor_bytes(wide) + 1);
+        if (p && run_read(&s->run, wide, p) < 0) {
+            mem_free(p);
+            p = NULL;
+        }
+    }
+    if (!p)
+        *why = s->run.err.code ? s->run.err.text : "no memory";
+    *ret = y;
+    return p;
+}
+
+static float *side_again(struct side *s, const struct check *c, const int64_t *d, uint64_t seed, enum data_kind data,
+                         struct tensor *ret, const char **why)
+{
+    side_clear(s);
+    s->random = seed;
+    s->data = data;
+    return side_run(s, c, d, ret, why);
+}
+
+/* ---- comparing --------------------------------------------------------------------------------------------- */
+
+/* NULL, or what is wrong, in text. worst: largest error in units of the bound. */
+static const char *compare(const struct check *c, const float *want, const float *got, const float *magnitude, int64_t n,
+                           double *worst, char text[160])
+{
+    for (int64_t i = 0; i < n; i++) {
+        double a = (double)want[i], b = (double)got[i];
+        if (b != b || (isinf(a) && a != b)) {
+            snprintf(text, 160, "element %lld is %g, the reference says %g", (long long)i, b, a);
+            return text;
+        }
+        double bound = c->tol * 0x1p-24 * (fabs(a) + (magnitude ? fabs((double)magnitude[i]) : 0)) + 1e-37;
+        double error = fabs(a - b);
+        if (c->tol > 0 && error / bound > *worst)
+            *worst = error / bound;
+        if (c->tol > 0 ? error > bound : a != b) {
+            snprintf(text, 160, "element %lld is %.9g, the reference says %.9g: off by %.3g, allowed %.3g", (long long)i, b, a,
+                     error, c->tol > 0 ? bound : 0);
+            return text;
+        }
+    }
+    return NULL;
+}
+
+struct sides {
+    struct side reference, one, all; /* cpu_ref; the table with one thread, with as many as wanted */
+};
+
+/* NULL, or why case d of c fails on data. */
+static const char *check_case(struct sides *t, const struct check *c, const int64_t *d, enum data_kind data, uint64_t seed,
+                              double *worst, char text[160])
+{
+    float *magnitude = NULL, *want = NULL, *got = NULL, *twice = NULL, *one = NULL;
+    struct tensor y, z;
+    const char *why = NULL;
+    if (c->magnitude) {
+        t->reference.absolute = true;
+        magnitude = side_again(&t->reference, c, d, seed, data, &y, &why);
+        t->reference.absolute = false;
+    }
+    if (!why)
+        want = side_again(&t->reference, c, d, seed, data, &y, &why);
+    if (!why)
+        got = side_again(&t->all, c, d, seed, data, &z, &why);
+    if (!why && (y.dtype != z.dtype || !tensor_same_shape(y, z)))
+        why = "the result has another shape or type";
+    if (!why)
+        why = check_inputs(&t->all, &t->reference);
+    int64_t n = tensor_count(y);
+    if (!why)
+        why = compare(c, want, got, magnitude, n, worst, text);
+    if (!why)
+        twice = side_again(&t->all, c, d, seed, data, &z, &why);
+    if (!why && memcmp(got, twice, (size_t)n * sizeof *got) != 0)
+        why = "gave other bits the second time";
+    if (!why)
+        one = side_again(&t->one, c, d, seed, data, &z, &why);
+    if (!why && memcmp(got, one, (size_t)n * sizeof *got) != 0)
+        why = "gives other bits with one thread";
+    if (why && why != text)
+        str_copy(text, 160, why);
+    mem_free(magnitude);
+    mem_free(want);
+    mem_free(got);
+    mem_free(twice);
+    mem_free(one);
+    return why ? text : NULL;
+}
+
+static void print_case(const int64_t *d)
+{
+    int n = CASE_NUMBERS;
+    while (n > 1 && d[n - 1] == 0)
+        n--;
+    for (int i = 0; i < n; i++)
+        printf("%s%lld", i ? " " : "", (long long)d[i]);
+}
+
+static void check_op(struct sides *t, const struct check *c, const struct options *o, struct totals *sum)
+{
+    static const char *const names[] = {"normal", "equal", "mixed"};
+    double worst = 0;
+    int failed = sum->failed;
+    for (int i = 0; i < c->n_cases - c->n_bench; i++) {
+        for (int data = 0; data < (c->normal_only ? 1 : DATA_COUNT); data++) {
+            char text[160];
+            if (!t) {
+                sum->skipped++;
+                continue;
+            }
+            uint64_t seed = (uint64_t)o->seed * 1000003u + (uint64_t)(i * DATA_COUNT + data);
+            if (!check_case(t, c, c->cases[i], (enum data_kind)data, seed, &worst, text)) {
+                sum->passed++;
+                continue;
+            }
+            sum->failed++;
+            printf("FAIL %s [", c->op);
+            print_case(c->cases[i]);
+            printf("] %s: %s\n", names[data], text);
+        }
+    }
+    if (t && sum->failed == failed)
+        printf("ok   %-16s %3d cases, worst %.2f of the bound\n", c->op, c->n_cases - c->n_bench, worst);
+    fflush(stdout);
+}
+
+/* ---- speed ------------------------------------------------------------------------------------------------- */
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* One line a case: the shortest of many calls. */
+static void bench_op(struct side *s, const struct check *c)
+{
+    for (int i = 0; i < c->n_cases; i++) {
+        side_clear(s);
+        s->random = 1;
+        s->data = DATA_NORMAL;
+        c->run(s, c->cases[i]);
+        size_t mark = s->run.arena_used;
+        double best = 1e30, start = now();
+        for (int k = 0; k < 200 && (k < 3 || now() - start < 0.5) && !run_failed(&s->run); k++) {
+            s->run.flops = s->run.bytes = 0;
+            s->replay = 0;
+            double t = now();
+            c->run(s, c->cases[i]);
+            t = now() - t;
+            best = t < best ? t : best;
+            run_rewind(&s->run, mark);
+        }
+        s->replay = -1;
+        printf("%-16s %10.3f ms %8.1f GFLOP/s %7.1f GB/s  [", c->op, best * 1e3, s->run.flops / best * 1e-9,
+               s->run.bytes / best * 1e-9);
+        print_case(c->cases[i]);
+        printf("]%s%s\n", run_failed(&s->run) ? " " : "", s->run.err.text);
+        fflush(stdout);
+    }
+}
+
+/* ---- main -------------------------------------------------------------------------------------------------- */
+
+static int side_open(struct side *s, const char *kind, int n_threads, struct err *err)
+{
+    struct device_options o = {.n_threads = n_threads};
+    *s = (struct side){.replay = -1};
+    int rc = device_open(&s->device, kind, &o, err);
+    return rc < 0 ? rc : run_init(&s->run, s->device, ARENA, err);
+}
+
+static void side_close(struct side *s)
+{
+    if (!s->device)
+        return;
+    side_clear(s);
+    run_done(&s->run);
+    device_close(s->device);
+}
+
+static void walk(struct sides *t, const struct options *o, struct totals *sum)
+{
+    for (int f = 0; f < N_FAMILIES; f++) {
+        for (const struct check *c = families[f]; c->op; c++) {
+            if (o->op && strcmp(o->op, c->op) != 0)
+                continue;
+            if (o->bench)
+                bench_op(&t->all, c);
+            else
+                check_op(t, c, o, sum);
+        }
+    }
+}
+
+static bool parse(struct options *o, int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        int64_t n = 0;
+        if (strcmp(argv[i], "--bench") == 0)
+            o->bench = true;
+        else if (i + 1 == argc)
+            return false;
+        else if (strcmp(argv[i], "--op") == 0)
+            o->op = argv[++i];
+        else if (strcmp(argv[i], "--table") == 0)
+            o->table = argv[++i];
+        else if (strcmp(argv[i], "--seed") == 0 && str_parse_i64(argv[i + 1], 0, INT64_MAX, &o->seed) == 0)
+            i++;
+        else if (strcmp(argv[i], "--threads") == 0 && str_parse_i64(argv[i + 1], 1, 1024, &n) == 0 && i++)
+            o->n_threads = (int)n;
+        else
+            return false;
+    }
+    return true;
+}
+
+int main(int argc, char **argv)
+{
+    struct options o = {.table = "cpu", .seed = 1, .n_threads = 2};
+    if (!parse(&o, argc, argv)) {
+        fprintf(stderr, "usage: checkop [--op NAME] [--seed N] [--table cpu|cuda] [--threads N] [--bench]\n");
+        return 2;
+    }
+    struct sides t = {0};
+    struct totals sum = {0};
+    struct err err = {0};
+    int rc = side_open(&t.reference, "cpu_ref", 1, &err);
+    if (rc == 0)
+        rc = side_open(&t.all, o.table, o.n_threads, &err);
+    if (rc == 0)
+        rc = side_open(&t.one, o.table, 1, &err);
+    if (rc == 0 || rc == ERR_UNSUPPORTED)
+        walk(rc == 0 ? &t : NULL, &o, &sum);
+    if (rc < 0)
+        printf("%s\n", err.text);
+    side_close(&t.reference);
+    side_close(&t.all);
+    side_close(&t.one);
+    if (!o.bench)
+        printf("%d passed, %d failed, %d skipped\n", sum.passed, sum.failed, sum.skipped);
+    return sum.failed || (rc < 0 && rc != ERR_UNSUPPORTED);
+}
