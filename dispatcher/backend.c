@@ -10,6 +10,7 @@
 #include "common/mem.h"
 #include "common/redis_url.h"
 #include "common/str.h"
+#include "dispatcher/events.h"
 
 enum {
     EXPIRE_MS = 1000, /* also: how soon a refused server is looked at again */
@@ -93,6 +94,7 @@ static void set_ready(struct backend *b)
     b->why = (struct err){0};
     LOG(INFO, "Redis is ready", log_str("queue", b->app->queue.name));
     tell_first(b, 0, NULL);
+    events_resync(b->app->events);
 }
 
 static void on_loaded(void *arg, int rc, const struct redisReply *reply)

@@ -211,10 +211,12 @@ static void read_next(struct events *ev)
 
 static void on_up(void *arg)
 {
-    struct events *ev = arg;
-    bool again = ev->known;
-    read_next(ev);
-    for (unsigned i = 0; again && i < BUCKETS; i++) {
+    read_next(arg);
+}
+
+void events_resync(struct events *ev)
+{
+    for (unsigned i = 0; ev && i < BUCKETS; i++) {
         if (ev->bucket[i])
             tell(ev, i, NULL, NULL);
     }

@@ -1,8 +1,8 @@
 /* events.h -- reads the queue's one event stream and tells whoever watches a job.
  *
  * One blocking connection per dispatcher, however many wait: XREAD from the last entry seen. After a loss of Redis it
- * goes on behind that entry, so nothing is missed that the stream still holds; watchers are told with e NULL that there
- * was a gap in time.
+ * goes on behind that entry, so nothing is missed that the stream still holds. events_resync
+ * tells all watchers, with e NULL, to look at their jobs again.
  *
  *     struct events_watch w = {.fn = on_event, .arg = r};
  *     events_watch(app->events, &w, job_id);       first watch, then fetch the job: no event falls between
@@ -35,6 +35,9 @@ void events_free(struct events *ev);
 
 void events_watch(struct events *ev, struct events_watch *w, const char *job);
 void events_unwatch(struct events *ev, struct events_watch *w);
+
+/* Tells every watcher "look again" (e NULL): Redis is back, or the dispatcher stops. NULL is fine. */
+void events_resync(struct events *ev);
 
 const char *events_last(const struct events *ev); /* id of the last entry seen; "" before the first */
 uint64_t events_moves(const struct events *ev);   /* grows whenever places in the line may have changed */
