@@ -95,7 +95,7 @@ int avatar_load(struct avatar *a, struct err *err);
 int avatar_component(const struct avatar *a, int i, const char **ret_name, const char **ret_status, double *ret_seconds,
                      const char **ret_error); /* ERR_NOTFOUND past the last */
 
-/* The picture of width x height sized as the reference sizes it. ERR_INVALID where that gives 0. */
+/* The picture of width x height sized as the reference sizes it; a side that would be 0 is 64. ERR_INVALID below 1. */
 int avatar_size(int width, int height, int size, int *ret_w, int *ret_h);
 int avatar_make_plan(struct avatar *a, int width, int height, int64_t n_frames, int steps, struct avatar_plan *ret,
                      struct err *err);
