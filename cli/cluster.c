@@ -143,6 +143,14 @@ static void make_env(struct cluster *k, struct cli *c)
         if (v && strlen(v) < CONF_TEXT_MAX)
             add_env(k, keep[i], v);
     }
+    for (char **e = environ; *e; e++) { /* settings of the programs below, which this one does not know */
+        char name[64];
+        size_t n = strcspn(*e, "=");
+        if (strncmp(*e, "TROUPE_", 7) == 0 && n < sizeof name && strlen(*e) < CONF_TEXT_MAX) {
+            str_format(name, sizeof name, "%.*s", (int)n, *e);
+            add_env(k, name, *e + n + 1);
+        }
+    }
     conf_each(&c->conf, CONF_ALL, add_env, k);
     str_format(redis, sizeof redis, "unix://%s", k->socket);
     add_env(k, "TROUPE_REDIS", redis);

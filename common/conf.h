@@ -53,6 +53,8 @@ enum { CONF_DISPATCHER = 1, CONF_WORKER = 2, CONF_CLI = 4, CONF_ALL = 7 };
     X(STR, device, "cpu", 0, 0, "", CONF_WORKER | CONF_CLI, "cpu, cpu_ref or cuda[:N]")                              \
     X(STR, precision, "f32", 0, 0, "", CONF_WORKER | CONF_CLI, "of linear weights on the CPU: f32 or bf16")          \
     X(BOOL, fp8, "no", 0, 1, "", CONF_WORKER | CONF_CLI, "use the fp8 transformer of the checkpoint folder")         \
+    X(STR, noise, "", 0, 0, "", CONF_WORKER, "every job takes its noise from this safetensors file (comparisons)")     \
+    X(STR, dump, "", 0, 0, "", CONF_WORKER, "every job writes its intermediate tensors to this safetensors file")      \
     X(INT, threads, "0", 0, 1024, "", CONF_WORKER | CONF_CLI, "CPU threads; 0: all cores this process may use")      \
     X(INT, max_queue, "1000", 1, 1000000, "", CONF_DISPATCHER, "jobs that may wait; more are refused with 429")      \
     X(NUM, ttl_s, "604800", 1, 315360000, "", CONF_DISPATCHER, "how long ended jobs and results are kept (seconds)") \
