@@ -118,7 +118,7 @@ struct scene {
     struct dit_scene s;
     struct dit_text text;
     struct dit_rows times;
-    struct tensor audio, gates, latents, idx;
+    struct tensor audio, gates, latents, idx, face;
     float t[1];
 };
 
@@ -130,10 +130,13 @@ static void set_scene(struct fixture *f, struct scene *c)
     c->s.dit = f->dit;
     text_of(f, 9, 4, &c->text);
     c->times = (struct dit_rows){.t = c->t, .n = 1, .n_a = 0, .b = &c->text};
-    struct tensor ref = random_of(f, 4, SHAPE(16, T, LH, LW)), face = random_of(f, 2, SHAPE(LH, LW));
+    struct tensor ref = random_of(f, 4, SHAPE(16, T, LH, LW));
+    c->face = random_of(f, 2, SHAPE(LH, LW));
+    op_fill(r, tensor_slice(c->face, 1, 0, 5), 0); /* of 6 token columns 3 hear nothing */
     c->latents = random_of(f, 4, SHAPE(16, T, LH, LW));
     c->audio = random_of(f, 4, SHAPE(FRAMES, 10, 5, f->dit->dims.audio / 50));
-    dit_cond_picture(r, f->dit, ref, face, &c->s.picture);
+    dit_cond_picture(r, f->dit, ref, c->face, &c->s.picture);
+    assert_int_equal(c->s.picture.n_face, LH / 2 * 3);
     c->s.kv = dit_cond_audio(r, f->dit, c->audio, FRAMES);
     dit_cond_mods(r, f->dit, dit_cond_vec(r, f->dit, &c->times, 25), 1, &c->s.mods);
     c->gates = dit_cond_gates(r, f->dit, &c->times, 1);
@@ -253,7 +256,7 @@ static void plain_adapter(const struct plain *p, int a, struct tensor audio, str
     struct tensor kv = dit_cond_audio_kv(r, p->f->dit, a, tokens), video = tensor_slice(img, 0, pic->P, T * pic->P);
     struct tensor y = dit_block_adapter(r, p->f->dit, a, kv, video);
     const int64_t *shape = SHAPE(T, pic->P, p->f->dit->dims.hidden);
-    op_add_masked(r, tensor_view(video, 3, shape), tensor_view(y, 3, shape), pic->mask);
+    op_add_masked(r, tensor_view(video, 3, shape), tensor_view(y, 3, shape), dit_cond_face(r, p->c->face));
 }
 
 static void plain_single(const struct plain *p, int i, struct tensor x, struct tensor mod)
@@ -323,7 +326,8 @@ static struct tensor plain_predict(const struct plain *p, struct tensor audio)
 /* ---- the savings ---- */
 
 /* Text tokens after the first n, the last block's q, mlp and linear2 of front and text tokens, the refiner's first
- * attention and its last tokens, the sound projected once: all at once against a prediction that does all that work. */
+ * attention and its last tokens, the sound projected once, the adapter where the face mask is 0: all at once against a
+ * prediction that does all that work. */
 static void test_whole(void **state)
 {
     struct fixture *f = *state;
@@ -364,6 +368,32 @@ static void test_dropped_tokens(void **state)
     dit_block_double(&f->run, f->dit, 0, dit_cond_mod_image(f->dit, &c.s.mods, 0, 0),
                      dit_cond_mod_text(f->dit, &c.s.mods, 0, 0), y, p.N, c.s.picture.cos, c.s.picture.sin);
     assert_close(f, y, tensor_slice(x, 0, 0, n), ROUNDING);
+}
+
+/* Tokens that hear nothing are left out of the adapter, all of them or some: the sums are the same bit by bit. */
+static void test_face(void **state)
+{
+    struct fixture *f = *state;
+    struct run *r = &f->run;
+    struct scene c;
+    set_scene(f, &c);
+    struct tensor none = run_new(r, DTYPE_F32, 2, SHAPE(LH, LW)), mask = dit_cond_face(r, c.face);
+    const struct dit_row some = row_of(f, &c, true);
+    struct dit_row all = some;
+    struct scene whole = c;
+    whole.s.picture.face = TENSOR_NONE;
+    whole.s.picture.n_face = c.s.picture.P;
+    all.mask = mask;
+    assert_close(f, predict(f, &c, &some), predict(f, &whole, &all), 0);
+    op_fill(r, none, 0);
+    struct dit_picture deaf;
+    dit_cond_picture(r, f->dit, random_of(f, 4, SHAPE(16, T, LH, LW)), none, &deaf);
+    assert_int_equal(deaf.n_face, 0);
+    whole.s.picture.n_face = 0;
+    op_fill(r, mask, 0);
+    struct tensor without = predict(f, &whole, &all);
+    whole.s.picture.n_face = c.s.picture.P;
+    assert_close(f, without, predict(f, &whole, &all), 0);
 }
 
 static void test_last_block(void **state)
@@ -462,7 +492,8 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         TEST(test_whole),      TEST(test_whole_silent), TEST(test_dropped_tokens),    TEST(test_last_block),
-        TEST(test_pair),       TEST(test_refiner),      TEST(test_all_steps_at_once), TEST(test_sound_once),
+        TEST(test_face),       TEST(test_pair),         TEST(test_refiner),
+        TEST(test_all_steps_at_once), TEST(test_sound_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

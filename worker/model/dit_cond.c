@@ -1,7 +1,6 @@
 #include "worker/model/dit_cond.h"
 
 #include <math.h>
-#include <string.h>
 
 #include "common/mem.h"
 
@@ -31,11 +30,39 @@ struct tensor dit_cond_face(struct run *r, struct tensor face)
     return tensor_view(corners, 1, SHAPE(tensor_count(corners)));
 }
 
+/* The tokens whose mask is not 0. While planning all of them. */
+static void find_face(struct run *r, struct tensor mask, struct dit_picture *ret)
+{
+    const int64_t P = mask.shape[0];
+    float *value = mem_alloc((size_t)P * sizeof(*value));
+    int32_t *list = mem_alloc((size_t)P * sizeof(*list));
+    if (!value || !list) {
+        run_fail(r, ERR_NOMEM, "no memory for a face mask of %lld tokens", (long long)P);
+        goto out;
+    }
+    for (int64_t i = 0; i < P; i++)
+        value[i] = 1;
+    if (run_read(r, mask, value) < 0)
+        goto out;
+    ret->n_face = 0;
+    for (int64_t i = 0; i < P; i++) {
+        if (value[i] != 0)
+            list[ret->n_face++] = (int32_t)i;
+    }
+    if (ret->n_face == 0 || ret->n_face == P)
+        goto out;
+    ret->face = run_write(r, list, DTYPE_I32, 1, SHAPE(ret->n_face));
+    ret->mask = op_gather(r, mask, 0, ret->face);
+out:
+    mem_free(value);
+    mem_free(list);
+}
+
 void dit_cond_picture(struct run *r, const struct dit *d, struct tensor ref, struct tensor face, struct dit_picture *ret)
 {
     const struct dit_dims *s = &d->dims;
     const int64_t T = ref.shape[1], h = ref.shape[2], w = ref.shape[3], P = (h / 2) * (w / 2);
-    *ret = (struct dit_picture){.T = T, .h = h, .w = w, .P = P, .N = (T + 1) * P};
+    *ret = (struct dit_picture){.T = T, .h = h, .w = w, .P = P, .N = (T + 1) * P, .n_face = P};
     run_push(r, "picture");
     ret->front = op_linear(r, op_patchify(r, tensor_slice(ref, 1, 0, 1)), d->img_in.w, d->img_in.b, ACT_NONE);
     ret->ref = run_new(r, DTYPE_F32, 2, SHAPE(T * P, s->hidden));
@@ -45,6 +72,7 @@ void dit_cond_picture(struct run *r, const struct dit *d, struct tensor ref, str
     run_rewind(r, mark);
     op_rope_table(r, T + 1, h / 2, w / 2, s->rope, THETA, -1, &ret->cos, &ret->sin);
     ret->mask = dit_cond_face(r, face);
+    find_face(r, ret->mask, ret);
     ret->mask_early = op_copy(r, ret->mask, DTYPE_F32);
     op_scale(r, ret->mask_early, EARLY_MASK, 0);
     run_pop(r);

@@ -27,11 +27,13 @@ struct dit_picture {
     struct tensor front;    /* [P, H]: img_in of the first reference latent */
     struct tensor ref;      /* [T P, H]: before_proj(ref_in(reference)) */
     struct tensor cos, sin; /* [N, D/2] */
-    struct tensor mask;     /* [P]: face mask at the tokens, steps from the tenth on */
-    struct tensor mask_early; /* [P]: times 0.6 */
+    int64_t n_face;         /* tokens of a frame that the face mask lets hear the sound, K; the others are left out */
+    struct tensor face;     /* i32 [K]: which; none when all of them (K = P), or when K = 0 */
+    struct tensor mask;     /* [K]: face mask at those tokens, steps from the tenth on */
+    struct tensor mask_early; /* [K]: times 0.6 */
 };
 struct tensor dit_cond_face(struct run *r, struct tensor face); /* [h, w] -> [P] */
-/* ref [16, T, h, w], face [h, w]. */
+/* ref [16, T, h, w], face [h, w]. Waits for the device once, to see where the mask is 0. */
 void dit_cond_picture(struct run *r, const struct dit *d, struct tensor ref, struct tensor face, struct dit_picture *ret);
 
 /* ---- sound ------------------------------------------------------------------------------------------------- */

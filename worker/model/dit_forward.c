@@ -21,20 +21,37 @@ static void double_block(struct run *r, const struct dit_scene *s, const struct 
     run_tap(r, image_of(s, x), "dit.double%d.img", i);
 }
 
+/* video [T, P, H] += mask * y [T, K, H] at the face's tokens. */
+static void add_at_face(struct run *r, const struct dit_picture *p, struct tensor video, struct tensor y,
+                        struct tensor mask)
+{
+    if (tensor_is_none(p->face)) {
+        op_add_masked(r, video, y, mask);
+        return;
+    }
+    struct tensor sum = run_new(r, DTYPE_F32, y.n_dims, y.shape);
+    op_fill(r, sum, 0);
+    op_add_masked(r, sum, y, mask);
+    op_scatter_add(r, video, 1, p->face, sum);
+}
+
 static void adapter(struct run *r, const struct dit_scene *s, const struct dit_row *row, int a, struct tensor x)
 {
     const struct dit_picture *p = &s->picture;
-    struct tensor video = tensor_slice(x, 0, p->P, p->T * p->P);
+    const int64_t H = s->dit->dims.hidden, K = p->n_face;
+    if (K == 0)
+        return;
     const size_t mark = run_mark(r);
+    struct tensor video = tensor_view(tensor_slice(x, 0, p->P, p->T * p->P), 3, SHAPE(p->T, p->P, H));
+    struct tensor some = tensor_is_none(p->face) ? video : op_gather(r, video, 1, p->face);
     struct tensor kv;
     if (tensor_is_none(row->sound))
         /* A latent frame's 16 silent tokens are 4 tokens four times: the softmax over 4 is the same. */
         kv = tensor_slice(tensor_at(s->kv, 0, a), 0, s->kv.shape[1] - 1, 1);
     else
         kv = dit_cond_audio_window(r, s->dit, s->kv, a, row->sound);
-    struct tensor y = dit_block_adapter(r, s->dit, a, kv, video);
-    const int64_t *shape = SHAPE(p->T, p->P, s->dit->dims.hidden);
-    op_add_masked(r, tensor_view(video, 3, shape), tensor_view(y, 3, shape), row->mask);
+    struct tensor y = dit_block_adapter(r, s->dit, a, kv, tensor_view(some, 2, SHAPE(p->T * K, H)));
+    add_at_face(r, p, video, tensor_view(y, 3, SHAPE(p->T, K, H)), row->mask);
     run_rewind(r, mark);
 }
 

@@ -25,7 +25,7 @@ struct dit_scene {
 
 struct dit_row {
     struct tensor text;  /* [n, H] refined, valid tokens only */
-    struct tensor mask;  /* [P] of the picture */
+    struct tensor mask;  /* [K] of the picture */
     struct tensor sound; /* i32 [4 T] audio frames in token order; none: silence */
     int mod;             /* row of mods: a pair of time and text */
 };
