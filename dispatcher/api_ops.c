@@ -133,7 +133,7 @@ void api_ops_purge(struct request *r)
 
 static void metric(struct buf *b, const char *name, const char *type, const char *help, double value)
 {
-    buf_printf(b, "# HELP troupe_%s %s\n# TYPE troupe_%s %s\ntroupe_%s %.17g\n", name, help, name, type, name, value);
+    buf_printf(b, "# HELP troupe_%s %s\n# TYPE troupe_%s %s\ntroupe_%s %.12g\n", name, help, name, type, name, value);
 }
 
 static double number_of(const json_t *o, const char *member)
