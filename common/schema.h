@@ -8,7 +8,7 @@
  *     ... store base64 by blob_put_base64, then set body.image to the key ...
  *     rc = schema_apply(s, body, defaults, &job, &err);                ranges, defaults; fills job.params and the rest
  *
- * Every refusal is one sentence: "guidance_scale: 25 is above the limit; 0 to 20 is allowed". ERR_INVALID for values,
+ * Every refusal is one sentence: "guidance_scale: 25 is not allowed; a number from 0 to 20 is". ERR_INVALID for values,
  * ERR_BADREQ for a body that is not an object, ERR_TOOBIG for media above the limit.
  */
 #ifndef COMMON_SCHEMA_H
@@ -48,9 +48,9 @@ enum { SCHEMA_REQUIRED = 1, SCHEMA_QUEUE = 2 }; /* must be given; belongs to the
 struct schema_field {
     const char *name;
     enum schema_type type;
-    double min, max;     /* numbers; TEXT: bytes; MEDIA: max bytes */
+    double min, max;     /* numbers; TEXT: bytes; MEDIA: max bytes; TAGS: how many, max bytes each */
     const char *initial; /* default as text; NULL: absent unless given */
-    const char *choices; /* CHOICE; NULL otherwise */
+    const char *choices; /* CHOICE, and NUMBER where only these are allowed; NULL otherwise */
     unsigned flags;
     const char *help; /* one sentence */
 };
@@ -98,8 +98,8 @@ struct schema_face {
     int index;
 };
 int schema_face_parse(const char *text, struct schema_face *ret, struct err *err);
-/* "704" -> size; "512x768" -> width, height (the others 0). */
-int schema_size_parse(const char *text, int min, int max, int *ret_size, int *ret_w, int *ret_h, struct err *err);
+/* params.size: an area class (*ret_w = *ret_h = 0), or "WxH" (*ret_size = 0). ERR_INVALID when it is neither. */
+int schema_size(const json_t *params, int *ret_size, int *ret_w, int *ret_h);
 
 /* The JSON Schema (2020-12, as OpenAPI 3.1 uses it) of the request; owned by the caller, NULL without memory. multipart:
  * media are binary strings instead of text. */
