@@ -1,7 +1,7 @@
 /* isa.c -- the ops of one instruction set, put into the table. */
 #include "kernels/cpu/isa.h"
 
-#define OVERRIDES(X) X(linear) X(linear_add)
+#define OVERRIDES(X) X(linear) X(linear_add) X(attention)
 
 void ISA_FN(isa)(struct op_table *table)
 {

@@ -12,6 +12,9 @@
 
 #include <stdint.h>
 #include <string.h>
+#if defined __AVX2__
+#include <immintrin.h>
+#endif
 
 #include "kernels/cpu/cpu.h"
 
@@ -51,6 +54,18 @@ ISA_INLINE isa_vec isa_load(const float *p)
 ISA_INLINE void isa_store(float *p, isa_vec v)
 {
     *(isa_vec_u *)p = v;
+}
+
+ISA_INLINE isa_vec isa_max(isa_vec a, isa_vec b)
+{
+#if defined __AVX512F__
+    return (isa_vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined __AVX2__
+    return (isa_vec)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    isa_int larger = a > b;
+    return (isa_vec)(((isa_int)a & larger) | ((isa_int)b & ~larger));
+#endif
 }
 
 /* Lanes added pairwise. */

@@ -23,17 +23,16 @@ ISA_INLINE float isa_round(float x)
     return (x + 12582912.0f) - 12582912.0f;
 }
 
-/* 2^x: x = i + f with |f| <= 1/2; Taylor's series of e^(f ln 2), of which the seventh term is below 2^-24. */
+/* 2^x for x <= 127: x = i + f with |f| <= 1/2, and a minimax polynomial (2e-9) of 2^f. */
 ISA_INLINE float isa_exp2(float x)
 {
     x = x < -127.0f ? -127.0f : x;
-    x = x > 128.0f ? 128.0f : x;
     float i = isa_round(x), f = x - i;
-    float p = 1.5403530e-4f;
-    p = p * f + 1.3333558e-3f;
-    p = p * f + 9.6181291e-3f;
-    p = p * f + 5.5504109e-2f;
-    p = p * f + 2.4022651e-1f;
+    float p = 1.5353362e-4f;
+    p = p * f + 1.3398874e-3f;
+    p = p * f + 9.6184369e-3f;
+    p = p * f + 5.5503324e-2f;
+    p = p * f + 2.4022648e-1f;
     p = p * f + 6.9314718e-1f;
     p = p * f + 1.0f;
     return p * isa_pow2(i);
