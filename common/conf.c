@@ -57,7 +57,7 @@ static const struct row *find(const char *name)
 static const char *nearest(const char *name, unsigned programs)
 {
     const char *best = "";
-    int least = 4; /* further than three changes is no help */
+    int least = strlen(name) < 6 ? (int)strlen(name) / 2 + 1 : 4; /* more changes than that are no help */
     for (int i = 0; i < N_ROWS; i++) {
         int d = rows[i].programs & programs ? str_distance(name, rows[i].name, least) : least;
         if (d < least) {

@@ -102,8 +102,8 @@ static int read_member(json_t *object, const msgpack_object_kv *kv)
     if (rc < 0)
         return rc;
     /* checks UTF-8; a NUL inside a key would cut it, so it is refused */
-    const msgpack_object_str *k = &kv->key.via.str;
-    if (memchr(k->ptr, 0, k->size) || json_object_setn(object, k->ptr, k->size, item) < 0)
+    const char *key = kv->key.via.str.size ? kv->key.via.str.ptr : "";
+    if (memchr(key, 0, kv->key.via.str.size) || json_object_setn(object, key, kv->key.via.str.size, item) < 0)
         rc = ERR_FORMAT;
     json_decref(item);
     return rc;
@@ -137,7 +137,7 @@ static json_t *read_scalar(const msgpack_object *o)
     case MSGPACK_OBJECT_FLOAT64:
         return json_real(o->via.f64);
     case MSGPACK_OBJECT_STR:
-        return json_stringn(o->via.str.ptr, o->via.str.size);
+        return json_stringn(o->via.str.size ? o->via.str.ptr : "", o->via.str.size); /* may be NULL when empty */
     default:
         return NULL;
     }

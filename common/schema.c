@@ -164,7 +164,7 @@ static int unknown(const struct schema *s, const char *name, struct err *err)
 {
     const char *best = NULL;
     struct shown d;
-    int least = 4;
+    int least = strlen(name) < 6 ? (int)strlen(name) / 2 + 1 : 4; /* more changes than that are no help */
     for (size_t i = 0; i < s->n_fields; i++) {
         int n = str_distance(name, s->fields[i].name, least);
         if (n < least) {
