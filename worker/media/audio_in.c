@@ -1,9 +1,12 @@
 #include "worker/media/audio_in.h"
 
+#include <errno.h>
 #include <libavcodec/avcodec.h>
 #include <libavformat/avformat.h>
 #include <math.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "common/mem.h"
 #include "worker/media/resample.h"
@@ -14,7 +17,15 @@ void sound_done(struct sound *s)
     *s = (struct sound){0};
 }
 
+#define IO_BYTES (64 << 10)
+
+/* Demuxers that sound comes in; none of those that read further files or take commands from the file. */
+static const char containers[] = "wav,w64,mp3,flac,ogg,mov,matroska,webm,aac,aiff,au,caf,amr,asf,avi,mpegts,mpeg,flv,"
+                                 "ac3,eac3,wv,ape,tta,dts,mpc,mpc8";
+
 struct decoding {
+    int fd;
+    AVIOContext *io;
     AVFormatContext *format;
     AVCodecContext *codec;
     AVPacket *packet;
@@ -31,6 +42,9 @@ static void decoding_done(struct decoding *d)
     av_packet_free(&d->packet);
     avcodec_free_context(&d->codec);
     avformat_close_input(&d->format);
+    if (d->io)
+        av_freep(&d->io->buffer);
+    avio_context_free(&d->io);
 }
 
 static int fail(struct err *err, int code, const char *what, int av)
@@ -68,16 +82,57 @@ static int open_codec(struct decoding *d, struct err *err)
     return rc < 0 ? fail(err, ERR_MEDIA, "the decoder refuses this sound", rc) : 0;
 }
 
-static int open_file(struct decoding *d, const char *path, struct err *err)
+static int io_read(void *opaque, uint8_t *dst, int n)
 {
+    const struct decoding *d = opaque;
+    ssize_t got;
+    do
+        got = read(d->fd, dst, (size_t)n);
+    while (got < 0 && errno == EINTR);
+    return got < 0 ? AVERROR(errno) : got == 0 ? AVERROR_EOF : (int)got;
+}
+
+static int64_t io_seek(void *opaque, int64_t at, int whence)
+{
+    const struct decoding *d = opaque;
+    struct stat st;
+    if (whence & AVSEEK_SIZE)
+        return fstat(d->fd, &st) < 0 ? AVERROR(errno) : st.st_size;
+    off_t got = lseek(d->fd, at, whence & ~AVSEEK_FORCE);
+    return got < 0 ? AVERROR(errno) : got;
+}
+
+/* Playlists and containers that name other files get none. */
+static int io_refuse(AVFormatContext *s, AVIOContext **pb, const char *url, int flags, AVDictionary **options)
+{
+    (void)s, (void)pb, (void)url, (void)flags, (void)options;
+    return AVERROR(EACCES);
+}
+
+static int open_format(struct decoding *d, struct err *err)
+{
+    uint8_t *buffer = av_malloc(IO_BYTES);
+    d->io = buffer ? avio_alloc_context(buffer, IO_BYTES, 0, d, io_read, NULL, io_seek) : NULL;
+    d->format = avformat_alloc_context();
+    if (!d->io)
+        av_free(buffer);
+    if (!d->io || !d->format)
+        return err_set(err, ERR_NOMEM, "audio: no memory for a decoder");
     AVDictionary *options = NULL;
-    av_dict_set(&options, "protocol_whitelist", "file", 0);
-    int rc = avformat_open_input(&d->format, path, NULL, &options);
+    av_dict_set(&options, "format_whitelist", containers, 0);
+    av_dict_set(&options, "protocol_whitelist", "none", 0);
+    d->format->pb = d->io;
+    d->format->io_open = io_refuse;
+    int rc = avformat_open_input(&d->format, NULL, NULL, &options); /* frees d->format when it fails */
     av_dict_free(&options);
-    if (rc == AVERROR(ENOENT))
-        return err_set(err, ERR_NOTFOUND, "audio: %s: no such file", path);
+    return rc < 0 ? fail(err, ERR_MEDIA, "not a sound file that can be read", rc) : 0;
+}
+
+static int open_file(struct decoding *d, struct err *err)
+{
+    int rc = open_format(d, err);
     if (rc < 0)
-        return fail(err, ERR_MEDIA, "not a sound file that can be read", rc);
+        return rc;
     if ((rc = avformat_find_stream_info(d->format, NULL)) < 0)
         return fail(err, ERR_MEDIA, "no streams can be found in the file", rc);
     if ((rc = open_codec(d, err)) < 0)
@@ -186,12 +241,12 @@ static int decode_all(struct decoding *d, struct err *err)
     return rc;
 }
 
-int audio_in_open(const char *path, const struct audio_limit *limit, struct sound *ret, struct err *err)
+int audio_in_fd(int fd, const struct audio_limit *limit, struct sound *ret, struct err *err)
 {
     struct sound s = {0};
-    struct decoding d = {.limit = limit, .out = &s};
+    struct decoding d = {.fd = fd, .limit = limit, .out = &s};
     av_log_set_level(AV_LOG_QUIET);
-    int rc = open_file(&d, path, err);
+    int rc = lseek(fd, 0, SEEK_SET) < 0 ? err_set(err, ERR_IO, "audio: %s", strerror(errno)) : open_file(&d, err);
     if (rc == 0)
         rc = decode_all(&d, err);
     decoding_done(&d);
@@ -204,6 +259,17 @@ int audio_in_open(const char *path, const struct audio_limit *limit, struct soun
         sound_done(&s);
     else
         *ret = s;
+    return rc;
+}
+
+int audio_in_open(const char *path, const struct audio_limit *limit, struct sound *ret, struct err *err)
+{
+    int fd;
+    int rc = media_open("audio", path, &fd, err);
+    if (rc < 0)
+        return rc;
+    rc = audio_in_fd(fd, limit, ret, err);
+    close(fd);
     return rc;
 }
 

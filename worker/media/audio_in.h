@@ -28,6 +28,8 @@ struct audio_limit {
 
 /* ERR_MEDIA: not decodable, no audio stream, samples that are not finite. ERR_NOTFOUND, ERR_NOMEM. */
 int audio_in_open(const char *path, const struct audio_limit *limit, struct sound *ret, struct err *err);
+/* The same from an open regular file (borrowed, its position moves); opens nothing itself. */
+int audio_in_fd(int fd, const struct audio_limit *limit, struct sound *ret, struct err *err);
 int audio_in_wave(const struct sound *s, struct wave *ret, struct err *err);
 void sound_done(struct sound *s);
 

@@ -2,60 +2,18 @@
 
 #include <errno.h>
 #include <libavcodec/avcodec.h>
-#include <libavformat/avformat.h>
-#include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "common/mem.h"
 #include "common/str.h"
+#include "worker/media/claim.h"
 #include "worker/media/image_rgb.h"
 
-/* By the first bytes: libav is never left to guess. */
-static const char *demuxer_of(const unsigned char *p, size_t n)
-{
-    static const struct {
-        size_t at, len;
-        const char *magic, *demuxer;
-    } row[] = {
-        {0, 8, "\x89PNG\r\n\x1a\n", "png_pipe"}, {0, 3, "\xff\xd8\xff", "jpeg_pipe"}, {8, 4, "WEBP", "webp_pipe"},
-        {0, 4, "GIF8", "gif"},                   {0, 2, "BM", "bmp_pipe"},            {0, 4, "II*\0", "tiff_pipe"},
-        {0, 4, "MM\0*", "tiff_pipe"},
-    };
-    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
-        if (n >= row[i].at + row[i].len && memcmp(p + row[i].at, row[i].magic, row[i].len) == 0)
-            return row[i].demuxer;
-    }
-    return NULL;
-}
-
-static int sniff(const char *path, const char **ret_demuxer, struct err *err)
-{
-    unsigned char head[16] = {0};
-    FILE *f = fopen(path, "rb");
-    if (!f)
-        return err_set(err, errno == ENOENT ? ERR_NOTFOUND : ERR_IO, "image: %s: %s", path, strerror(errno));
-    size_t n = fread(head, 1, sizeof head, f);
-    int rc = fseek(f, 0, SEEK_END);
-    long size = ftell(f);
-    fclose(f);
-    if (rc != 0 || size < 0)
-        return err_set(err, ERR_IO, "image: %s cannot be read", path);
-    if (n == 0)
-        return err_set(err, ERR_MEDIA, "image: the file is empty (0 bytes): send a PNG, JPEG, WebP, GIF, BMP or TIFF");
-    if (size > IMAGE_IN_MAX_BYTES)
-        return err_set(err, ERR_TOOBIG, "image: %ld bytes, the limit is %d: send a smaller picture", size,
-                       IMAGE_IN_MAX_BYTES);
-    *ret_demuxer = demuxer_of(head, n);
-    if (!*ret_demuxer)
-        return err_set(err, ERR_MEDIA, "image: not a picture (first bytes %02x %02x %02x %02x): send a PNG, JPEG, WebP, "
-                       "GIF, BMP or TIFF", head[0], head[1], head[2], head[3]);
-    return 0;
-}
-
 struct decoding {
-    AVFormatContext *format;
     AVCodecContext *codec;
-    AVPacket *packet;
+    AVPacket *packet; /* the whole file */
     AVFrame *frame;
 };
 
@@ -64,51 +22,86 @@ static void decoding_done(struct decoding *d)
     av_frame_free(&d->frame);
     av_packet_free(&d->packet);
     avcodec_free_context(&d->codec);
-    avformat_close_input(&d->format);
 }
 
 static int fail(struct err *err, const char *what, int av)
 {
     char why[AV_ERROR_MAX_STRING_SIZE] = "";
+    if (av == AVERROR(ENOMEM))
+        return err_set(err, ERR_NOMEM, "image: no memory to decode it");
     av_strerror(av, why, sizeof why);
     return err_set(err, ERR_MEDIA, "image: %s (%s): the file is damaged or of a kind that is not supported; send a PNG or "
                    "JPEG", what, why);
 }
 
-static int open_codec(struct decoding *d, struct err *err)
+static int read_all(int fd, uint8_t *dst, int64_t n, struct err *err)
 {
-    const AVCodecParameters *p = d->format->nb_streams ? d->format->streams[0]->codecpar : NULL;
-    const AVCodec *codec = p ? avcodec_find_decoder(p->codec_id) : NULL;
-    if (!codec)
-        return fail(err, "no picture in the file", AVERROR_INVALIDDATA);
-    d->codec = avcodec_alloc_context3(codec);
+    for (int64_t at = 0; at < n;) {
+        ssize_t got = pread(fd, dst + at, (size_t)(n - at), at);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return err_set(err, ERR_IO, "image: %s", strerror(errno));
+        if (got == 0)
+            return err_set(err, ERR_IO, "image: the file became shorter while it was read");
+        at += got;
+    }
+    return 0;
+}
+
+static int read_file(struct decoding *d, int fd, struct err *err)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return err_set(err, ERR_IO, "image: %s", strerror(errno));
+    if (st.st_size == 0)
+        return err_set(err, ERR_MEDIA, "image: the file is empty (0 bytes): send a PNG, JPEG, WebP, GIF, BMP or TIFF");
+    if (st.st_size > IMAGE_IN_MAX_BYTES)
+        return err_set(err, ERR_TOOBIG, "image: %lld bytes, the limit is %d: send a smaller picture",
+                       (long long)st.st_size, IMAGE_IN_MAX_BYTES);
     d->packet = av_packet_alloc();
+    if (!d->packet || av_new_packet(d->packet, (int)st.st_size) < 0)
+        return err_set(err, ERR_NOMEM, "image: no memory for the file");
+    return read_all(fd, d->packet->data, st.st_size, err);
+}
+
+/* What the header says, checked before a decoder sees the file: libav is never left to guess. */
+static int check_claim(const AVPacket *p, enum AVCodecID *ret_codec, struct err *err)
+{
+    static const enum AVCodecID codec[CLAIM_KINDS] = {
+        [CLAIM_PNG] = AV_CODEC_ID_PNG, [CLAIM_JPEG] = AV_CODEC_ID_MJPEG, [CLAIM_WEBP] = AV_CODEC_ID_WEBP,
+        [CLAIM_GIF] = AV_CODEC_ID_GIF, [CLAIM_BMP] = AV_CODEC_ID_BMP,    [CLAIM_TIFF] = AV_CODEC_ID_TIFF,
+    };
+    const uint8_t *b = p->data;
+    enum claim_kind kind = claim_kind_of(b, (size_t)p->size);
+    uint64_t w, h;
+    if (kind == CLAIM_KINDS)
+        return err_set(err, ERR_MEDIA, "image: not a picture (first bytes %02x %02x %02x %02x): send a PNG, JPEG, WebP, "
+                       "GIF, BMP or TIFF", b[0], p->size > 1 ? b[1] : 0, p->size > 2 ? b[2] : 0, p->size > 3 ? b[3] : 0);
+    claim_size(b, (size_t)p->size, &w, &h);
+    if (h && w > IMAGE_IN_MAX_PIXELS / h)
+        return err_set(err, ERR_TOOBIG, "image: %llux%llu pixels, the limit is %d megapixels: send a smaller picture",
+                       (unsigned long long)w, (unsigned long long)h, IMAGE_IN_MAX_PIXELS / 1000000);
+    *ret_codec = codec[kind];
+    return 0;
+}
+
+static int open_codec(struct decoding *d, enum AVCodecID id, struct err *err)
+{
+    const AVCodec *codec = avcodec_find_decoder(id);
+    if (!codec)
+        return err_set(err, ERR_UNSUPPORTED, "image: this libav has no decoder for %s: send a PNG or JPEG",
+                       avcodec_get_name(id));
+    d->codec = avcodec_alloc_context3(codec);
     d->frame = av_frame_alloc();
-    if (!d->codec || !d->packet || !d->frame)
+    if (!d->codec || !d->frame)
         return err_set(err, ERR_NOMEM, "image: no memory for a decoder");
     d->codec->max_pixels = IMAGE_IN_MAX_PIXELS;
     d->codec->thread_count = 1;
     d->codec->err_recognition = AV_EF_EXPLODE;
     d->codec->idct_algo = FF_IDCT_INT; /* libjpeg's own, so that JPEGs come out as in Pillow */
-    int rc = avcodec_parameters_to_context(d->codec, p);
-    if (rc >= 0)
-        rc = avcodec_open2(d->codec, codec, NULL);
+    int rc = avcodec_open2(d->codec, codec, NULL);
     return rc < 0 ? fail(err, "the decoder refuses it", rc) : 0;
-}
-
-/* Width and height that a PNG or GIF header claims, checked before the decoder sees the file. */
-static int check_claim(const AVPacket *p, struct err *err)
-{
-    const uint8_t *b = p->data;
-    uint64_t w = 0, h = 0;
-    if (p->size >= 24 && memcmp(b, "\x89PNG", 4) == 0) {
-        w = (uint64_t)b[16] << 24 | b[17] << 16 | b[18] << 8 | b[19];
-        h = (uint64_t)b[20] << 24 | b[21] << 16 | b[22] << 8 | b[23];
-    }
-    if (w * h > IMAGE_IN_MAX_PIXELS)
-        return err_set(err, ERR_TOOBIG, "image: %llux%llu pixels, the limit is %d megapixels: send a smaller picture",
-                       (unsigned long long)w, (unsigned long long)h, IMAGE_IN_MAX_PIXELS / 1000000);
-    return 0;
 }
 
 static uint32_t le32(const uint8_t *p)
@@ -156,39 +149,23 @@ static void first_webp_frame(AVPacket *p)
     av_shrink_packet(p, (int)n + 12);
 }
 
-static int decode_first(struct decoding *d, struct err *err)
+static int decode_first(struct decoding *d, int fd, struct err *err)
 {
-    int rc = av_read_frame(d->format, d->packet), code;
+    enum AVCodecID id = AV_CODEC_ID_NONE;
+    int rc = read_file(d, fd, err);
+    if (rc == 0)
+        rc = check_claim(d->packet, &id, err);
+    if (rc == 0)
+        rc = open_codec(d, id, err);
     if (rc < 0)
-        return fail(err, "the file ends before the picture", rc);
-    if ((code = check_claim(d->packet, err)) < 0)
-        return code;
-    if (av_packet_make_writable(d->packet) < 0)
-        return err_set(err, ERR_NOMEM, "image: no memory for the file");
+        return rc;
     first_webp_frame(d->packet);
     rc = avcodec_send_packet(d->codec, d->packet);
     if (rc >= 0)
         rc = avcodec_send_packet(d->codec, NULL);
     if (rc >= 0)
         rc = avcodec_receive_frame(d->codec, d->frame);
-    if (rc < 0 && (int64_t)d->codec->width * d->codec->height > IMAGE_IN_MAX_PIXELS)
-        return err_set(err, ERR_TOOBIG, "image: %dx%d pixels, the limit is %d megapixels: send a smaller picture",
-                       d->codec->width, d->codec->height, IMAGE_IN_MAX_PIXELS / 1000000);
     return rc < 0 ? fail(err, "it cannot be decoded", rc) : 0;
-}
-
-static int open_and_decode(struct decoding *d, const char *path, const char *demuxer, struct err *err)
-{
-    AVDictionary *options = NULL;
-    av_dict_set(&options, "protocol_whitelist", "file", 0);
-    /* The whole file as one packet: the picture demuxers otherwise cut it into small pieces. */
-    av_dict_set_int(&options, "frame_size", IMAGE_IN_MAX_BYTES, 0);
-    int rc = avformat_open_input(&d->format, path, av_find_input_format(demuxer), &options);
-    av_dict_free(&options);
-    if (rc < 0)
-        return fail(err, "it cannot be opened", rc);
-    rc = open_codec(d, err);
-    return rc < 0 ? rc : decode_first(d, err);
 }
 
 /* ---- EXIF: 1 as it is, 2..8 mirrored and turned ---------------------------------------------------------------- */
@@ -249,16 +226,24 @@ static int to_rgb(const AVFrame *f, bool turn, struct image *ret, struct err *er
     return 0;
 }
 
-int image_in_open(const char *path, bool turn, struct image *ret, struct err *err)
+int image_in_fd(int fd, bool turn, struct image *ret, struct err *err)
 {
     struct decoding d = {0};
-    const char *demuxer = NULL;
     av_log_set_level(AV_LOG_QUIET);
-    int rc = sniff(path, &demuxer, err);
-    if (rc == 0)
-        rc = open_and_decode(&d, path, demuxer, err);
+    int rc = decode_first(&d, fd, err);
     if (rc == 0)
         rc = to_rgb(d.frame, turn, ret, err);
     decoding_done(&d);
+    return rc;
+}
+
+int image_in_open(const char *path, bool turn, struct image *ret, struct err *err)
+{
+    int fd;
+    int rc = media_open("image", path, &fd, err);
+    if (rc < 0)
+        return rc;
+    rc = image_in_fd(fd, turn, ret, err);
+    close(fd);
     return rc;
 }

@@ -20,5 +20,7 @@
  * file's first bytes: PNG, JPEG, WebP, GIF, BMP, TIFF. Claimed sizes are checked before anything is decoded.
  * ERR_NOTFOUND, ERR_MEDIA (unknown, truncated, not decodable), ERR_INVALID (too small), ERR_TOOBIG, ERR_NOMEM. */
 int image_in_open(const char *path, bool turn, struct image *ret, struct err *err);
+/* The same from an open regular file (borrowed, read from its start); opens nothing itself. */
+int image_in_fd(int fd, bool turn, struct image *ret, struct err *err);
 
 #endif

@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#include "common/err.h"
+
 /* RGB, 8 bit, rows packed. pixels owned (mem_free, or image_done). */
 struct image {
     uint8_t *pixels; /* [height][width][3] */
@@ -19,5 +21,9 @@ struct wave {
 
 void image_done(struct image *im);
 void wave_done(struct wave *w);
+
+/* Opens a regular file to be read; what ("image", "audio") starts the sentence. The caller closes *ret_fd.
+ * ERR_NOTFOUND, ERR_IO, ERR_MEDIA (no regular file). */
+int media_open(const char *what, const char *path, int *ret_fd, struct err *err);
 
 #endif
