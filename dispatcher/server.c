@@ -402,7 +402,7 @@ static struct MHD_Daemon *daemon_start(struct server *s)
     unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG;
     return MHD_start_daemon(flags, 0, NULL, NULL, on_access, s,
                             MHD_OPTION_EXTERNAL_LOGGER, on_library_log, NULL,
-                            MHD_OPTION_CONNECTION_LIMIT, s->opts.max_connections + 8,
+                            MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_CONNECTION_LIMIT, s->opts.max_connections + 8,
                             MHD_OPTION_CONNECTION_TIMEOUT, s->opts.idle_s,
                             MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)POOL_BYTES,
                             MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
