@@ -73,6 +73,9 @@ int cpu_keep(struct cpu *s, const struct cpu_key *key, void *value, cpu_free_fn 
 /* False for a tensor in the run's arena. */
 bool cpu_is_lasting(const struct run *r, struct tensor w);
 
+/* By oneDNN, the same for every instruction set. */
+int cpu_conv(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, const struct conv *c);
+
 /* Each fills in the ops of one instruction set (isa.h); the best that the machine has is taken. */
 void cpu_isa_base(struct op_table *table);
 void cpu_isa_v3(struct op_table *table);

@@ -32,6 +32,7 @@ static void fill(void)
 {
     table = *cpu_ref_table();
     table.name = "cpu";
+    table.conv = cpu_conv;
     switch (level()) {
 #if defined __x86_64__
     case 4: cpu_isa_v4(&table); break;
