@@ -181,7 +181,8 @@ class Dispatcher:
         argv = [dispatcher_program(), "--port", "0", "--web-port", "-1", "--port-file", self.port_file, "--volume",
                 self.volume, "--redis", redis_path, *flags]
         with open(self.log_path, "wb") as log:
-            self.process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=log, env={**os.environ, **(env or {})})
+            self.process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=log,
+                                            env={**os.environ, **(env or {})})
         self.port = None
         if wait:
             self.wait_listening()

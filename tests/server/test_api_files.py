@@ -17,7 +17,8 @@ def done(shared):
     assert got == job
     folder = os.path.join(shared.volume, "results", job)
     os.makedirs(folder)
-    for name, data in [("1-video.mp4", VIDEO), ("1-thumbnail.jpg", b"\xff\xd8\xff thumb"), ("1-report.json", b'{"seed": 1}')]:
+    files = {"1-video.mp4": VIDEO, "1-thumbnail.jpg": b"\xff\xd8\xff thumb", "1-report.json": b'{"seed": 1}'}
+    for name, data in files.items():
         with open(os.path.join(folder, name), "wb") as f:
             f.write(data)
     shared.worker.settle(job, attempt, {

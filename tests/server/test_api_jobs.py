@@ -87,7 +87,8 @@ def test_idempotency(empty):
     parts = [("image", ("a.png", IMAGE)), ("audio", ("b.wav", AUDIO)), ("seed", "1")]
     first = empty.client.form("/v1/jobs", parts, Idempotency_Key="k-1")
     again = empty.client.form("/v1/jobs", parts, Idempotency_Key="k-1")
-    as_json = empty.client("POST", "/v1/jobs", {"image": b64(IMAGE), "audio": b64(AUDIO), "seed": 1}, Idempotency_Key="k-1")
+    body = {"image": b64(IMAGE), "audio": b64(AUDIO), "seed": 1}
+    as_json = empty.client("POST", "/v1/jobs", body, Idempotency_Key="k-1")
     other = empty.client.form("/v1/jobs", parts[:2] + [("seed", "2")], Idempotency_Key="k-1")
     assert first.status == again.status == as_json.status == 201
     assert first.json["id"] == again.json["id"] == as_json.json["id"]
