@@ -259,6 +259,18 @@ static int check_size(const struct schema_field *f, const json_t *v, json_t **re
     return 0;
 }
 
+int schema_size_parse(const char *text, int min, int max, int *ret_size, int *ret_w, int *ret_h, struct err *err)
+{
+    int64_t size, w, h;
+    if (parse_size(text, min, max, &size, &w, &h) < 0)
+        return err_set(err, ERR_INVALID, "size: \"%.40s\" is not allowed; a whole number from %d to %d, or \"WxH\" of multiples "
+                       "of 16 in that range is", text, min, max);
+    *ret_size = (int)size;
+    *ret_w = (int)w;
+    *ret_h = (int)h;
+    return 0;
+}
+
 int schema_size(const json_t *params, int *ret_size, int *ret_w, int *ret_h)
 {
     const json_t *v = json_object_get(params, "size");

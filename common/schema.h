@@ -98,6 +98,8 @@ struct schema_face {
     int index;
 };
 int schema_face_parse(const char *text, struct schema_face *ret, struct err *err);
+/* "704" -> size; "512x768" -> width, height (the others 0). ERR_INVALID. */
+int schema_size_parse(const char *text, int min, int max, int *ret_size, int *ret_w, int *ret_h, struct err *err);
 /* params.size: an area class (*ret_w = *ret_h = 0), or "WxH" (*ret_size = 0). ERR_INVALID when it is neither. */
 int schema_size(const json_t *params, int *ret_size, int *ret_w, int *ret_h);
 

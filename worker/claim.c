@@ -1,0 +1,307 @@
+/* claim.c -- see the header. `struct claim` is the worker; claim_serve starts its parts and `serve` loops. An end of a
+ * job is told until it is heard (`settle_job`), however long Redis is away: the fence makes repeating harmless. */
+#include "worker/claim.h"
+
+#include <string.h>
+#include <unistd.h>
+
+#include "common/blob.h"
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/mem.h"
+#include "common/queue.h"
+#include "common/redis_sync.h"
+#include "common/str.h"
+#include "common/version.h"
+#include "kernels/device.h"
+#include "worker/generator.h"
+#include "worker/lease.h"
+#include "worker/pipeline.h"
+
+#define WAKE_MS 1000
+#define CALL_MS 5000
+#define REPLY_MAX (1 << 20)
+#define SETTLE_S 600 /* Redis may be away so long before a finished job is left to its lease */
+#define TMP_AGE_S 86400
+#define GENERATORS_MAX 8
+
+struct claim {
+    struct generator_env env;
+    struct queue queue;
+    char worker[64];
+    char generators[128];         /* "avatar,..." */
+    void *states[GENERATORS_MAX]; /* owned, by generator_at's index */
+    struct redis_sync *redis;     /* owned */
+    struct queue_cmd cmd;
+    struct buf reply;
+    struct lease *lease; /* owned */
+    bool away;           /* Redis did not answer last time */
+};
+
+/* ---- what the worker says of itself ---- */
+
+static json_t *components_of(const struct claim *c)
+{
+    json_t *list = json_array();
+    for (size_t g = 0; list && generator_at(g); g++) {
+        const char *name, *status, *why;
+        double seconds;
+        for (int i = 0; generator_at(g)->component(c->states[g], i, &name, &status, &seconds, &why) == 0; i++)
+            json_array_append_new(list, json_pack("{s:s,s:s,s:s,s:f,s:s}", "generator", generator_at(g)->name, "name", name,
+                                                  "status", status, "seconds", seconds, "error", why));
+    }
+    return list;
+}
+
+/* On the lease thread. */
+static json_t *worker_info(void *arg, bool busy)
+{
+    struct claim *c = arg;
+    const struct device *d = c->env.device;
+    char host[64] = "";
+    gethostname(host, sizeof(host) - 1);
+    json_t *parts = components_of(c);
+    char *text = parts ? json_dumps(parts, JSON_COMPACT) : NULL;
+    json_t *info = json_pack("{s:i,s:s,s:s,s:s,s:I,s:s,s:s,s:s,s:s,s:s}", "pid", (int)getpid(), "host", host, "device", d->name,
+                             "kind", d->kind, "memory_bytes", (json_int_t)d->memory_bytes, "version", version_text(),
+                             "build", version_build(), "generators", c->generators, "state", busy ? "busy" : "ready",
+                             "components", text ? text : "[]");
+    mem_free(text);
+    json_decref(parts);
+    return info;
+}
+
+/* ---- talking ---- */
+
+static int send(struct claim *c, int built, struct err *err)
+{
+    struct err why = {0};
+    int rc = built < 0 ? built : redis_sync_call(c->redis, &c->cmd, CALL_MS, &c->reply, &why);
+    if ((rc == 0) == c->away)
+        LOG(WARN, rc == 0 ? "Redis is back" : "Redis does not answer; going on trying", log_str("redis", redis_sync_name(c->redis)),
+            log_str("why", rc == 0 ? NULL : why.text));
+    c->away = rc < 0;
+    return rc < 0 ? err_set(err, rc, "%s", why.text) : 0;
+}
+
+static struct queue_limits limits_of(const struct conf *conf)
+{
+    return (struct queue_limits){.max_fails = (int)conf->max_fails, .backoff_ms = (int64_t)(conf->backoff_s * 1000)};
+}
+
+/* The end of an attempt, said until it is heard. */
+static void settle_job(struct claim *c, const struct queue_claimed *job, int code, const char *text, const json_t *result)
+{
+    const struct queue_limits limits = limits_of(c->env.conf);
+    int64_t deadline = clock_us() + SETTLE_S * CLOCK_S;
+    enum job_state state = JOB_RUNNING;
+    struct err err = {0};
+    int rc;
+    do {
+        err_clear(&err);
+        rc = send(c, queue_cmd_settle(&c->cmd, &c->queue, job->job.id, job->attempt, code, text, result, &limits, &err), &err);
+        if (rc == 0)
+            rc = queue_read_settle(c->reply.data, c->reply.len, &state, &err);
+        if (rc == 0 || rc == ERR_LOST || rc == ERR_TOOBIG || clock_us() > deadline)
+            break;
+        clock_sleep_us(500 * CLOCK_MS);
+    } while (!lease_stopping(c->lease));
+    LOG(INFO, "job ended", log_str("job", job->job.id), log_int("attempt", job->attempt),
+        log_str("state", rc == 0 ? job_state_text(state) : NULL), log_code(code), log_str("why", code ? text : NULL),
+        log_str("settle", rc == 0 ? NULL : err.text));
+}
+
+static void release_job(struct claim *c, const struct queue_claimed *job)
+{
+    enum job_state state = JOB_RUNNING;
+    struct err err = {0};
+    int rc = send(c, queue_cmd_release(&c->cmd, &c->queue, job->job.id, job->attempt, "the worker stops", &err), &err);
+    if (rc == 0)
+        rc = queue_read_release(c->reply.data, c->reply.len, &state, &err);
+    LOG(INFO, "job given back", log_str("job", job->job.id), log_int("attempt", job->attempt),
+        log_str("state", rc == 0 ? job_state_text(state) : NULL), log_str("why", rc == 0 ? NULL : err.text));
+}
+
+/* ---- one job ---- */
+
+static void on_progress(void *arg, const char *stage, int64_t step, int64_t total, double eta_s)
+{
+    const struct claim *c = arg;
+    lease_progress(c->lease, stage, step, total, eta_s);
+}
+
+static int run_pipeline(struct claim *c, const struct queue_claimed *job, json_t **ret_result, struct err *err)
+{
+    struct pipeline_hooks hooks = {.arg = c, .cancel = lease_cancel(c->lease), .progress = on_progress};
+    for (size_t i = 0; generator_at(i); i++)
+        if (strcmp(generator_at(i)->name, job->job.generator) == 0)
+            return pipeline_run(generator_at(i), c->states[i], &c->env, c->worker, &job->job, job->attempt, &hooks, ret_result,
+                                err);
+    return err_set(err, ERR_UNSUPPORTED, "generator: this worker has no '%s'", job->job.generator);
+}
+
+/* Returns ERR_DEVICE when the device is lost for this process. */
+static int run_job(struct claim *c, const struct queue_claimed *job)
+{
+    struct err err = {0};
+    json_t *result = NULL;
+    int64_t began = clock_us();
+    LOG(INFO, "job claimed", log_str("job", job->job.id), log_int("attempt", job->attempt), log_int("fails", job->fails),
+        log_int("deaths", job->deaths));
+    lease_hold(c->lease, job->job.id, job->attempt);
+    int rc = run_pipeline(c, job, &result, &err);
+    enum lease_why why = lease_drop(c->lease);
+    LOG(DEBUG, "job computed", log_str("job", job->job.id), log_code(rc), log_num("seconds", (double)(clock_us() - began) / 1e6));
+    if (rc == 0 || why == LEASE_GO_ON || (why == LEASE_ASKED && rc == ERR_CANCEL))
+        settle_job(c, job, rc, err.text, result); /* a whole result of a lost attempt is kept as late */
+    else if (why == LEASE_DRAIN && rc == ERR_CANCEL)
+        release_job(c, job);
+    else if (why != LEASE_LOST)
+        settle_job(c, job, rc, err.text, NULL);
+    else
+        LOG(WARN, "job lost to another attempt", log_str("job", job->job.id), log_int("attempt", job->attempt));
+    json_decref(result);
+    return rc == ERR_DEVICE ? rc : 0;
+}
+
+/* Claims and runs. *ret_idle: there was nothing. */
+static int claim_one(struct claim *c, bool *ret_idle, struct err *err)
+{
+    struct queue_offer offer = {.worker = c->worker,
+                                .generators = c->generators,
+                                .bytes = (int64_t)c->env.device->memory_bytes,
+                                .lease_ms = c->env.conf->lease_s * 1000};
+    struct queue_claimed job = {0};
+    int rc = send(c, queue_cmd_claim(&c->cmd, &c->queue, &offer, err), err);
+    *ret_idle = true;
+    if (rc == 0)
+        rc = queue_read_claim(c->reply.data, c->reply.len, &job, err);
+    if (rc < 0 || !job.got)
+        return rc;
+    *ret_idle = false;
+    rc = run_job(c, &job);
+    job_done(&job.job);
+    return rc;
+}
+
+static int wait_for_work(struct claim *c)
+{
+    struct err err = {0};
+    bool woken = false;
+    queue_cmd_wake(&c->cmd, &c->queue, WAKE_MS);
+    int64_t began = clock_us();
+    int rc = redis_sync_wait(c->redis, &c->cmd, WAKE_MS, &woken, &err);
+    if (rc < 0) /* Redis is away: not a hundred tries a second */
+        clock_sleep_us(began + WAKE_MS / 2 * CLOCK_MS - clock_us());
+    return rc;
+}
+
+static int serve(struct claim *c, struct err *err)
+{
+    while (!lease_stopping(c->lease)) {
+        struct err why = {0};
+        bool idle;
+        int rc = claim_one(c, &idle, &why);
+        if (rc == ERR_DEVICE)
+            return err_set(err, ERR_DEVICE, "the device failed: a new process is needed");
+        if (rc < 0 && rc != ERR_REDIS)
+            LOG(ERROR, "a claim failed", log_code(rc), log_str("why", why.text));
+        if (rc < 0 || idle)
+            wait_for_work(c);
+    }
+    return 0;
+}
+
+/* ---- start and end ---- */
+
+static void make_name(const struct conf *conf, char *dst, size_t size)
+{
+    char host[64] = "worker";
+    gethostname(host, sizeof(host) - 1);
+    if (conf->worker_name[0])
+        str_format(dst, size, "%.60s", conf->worker_name);
+    else
+        str_format(dst, size, "%.48s-%d", host, (int)getpid());
+    for (char *s = dst; *s; s++) /* a part of a key */
+        if (!strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.", *s))
+            *s = '-';
+}
+
+static int open_generators(struct claim *c, struct err *err)
+{
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && generator_at(i); i++) {
+        size_t n = strlen(c->generators);
+        rc = generator_at(i)->open(&c->states[i], &c->env, err);
+        if (rc == 0)
+            rc = str_format(c->generators + n, sizeof(c->generators) - n, "%s%s", n ? "," : "", generator_at(i)->name);
+    }
+    return rc;
+}
+
+/* At the start Redis gets a moment; what it refuses for another reason it will refuse again. */
+static int connect_redis(struct claim *c, struct err *err)
+{
+    int64_t deadline = clock_us() + (int64_t)(c->env.conf->redis_wait_s * (double)CLOCK_S);
+    for (;;) {
+        struct err why = {0};
+        int rc = redis_sync_setup(c->redis, &why);
+        if (rc == 0)
+            return 0;
+        bool soon = strstr(why.text, "not reachable") || strstr(why.text, "loading");
+        if (!soon || clock_us() > deadline)
+            return err_set(err, rc, "%s", why.text);
+        clock_sleep_us(200 * CLOCK_MS);
+    }
+}
+
+static int start(struct claim *c, struct err *err)
+{
+    const struct conf *conf = c->env.conf;
+    struct lease_options o = {
+        .conf = conf, .queue = &c->queue, .worker = c->worker, .info = worker_info, .info_arg = c};
+    make_name(conf, c->worker, sizeof(c->worker));
+    if (conf->renew_s * 2 > (double)conf->lease_s)
+        return err_set(err, ERR_INVALID, "renew_s: %g is too long for lease_s %lld; at most half of it is allowed", conf->renew_s,
+                       (long long)conf->lease_s);
+    int rc = queue_init(&c->queue, conf->queue, err);
+    if (rc == 0)
+        rc = blob_init(conf->volume, err);
+    if (rc == 0)
+        rc = redis_sync_open(&c->redis, conf->redis, err);
+    if (rc == 0)
+        rc = connect_redis(c, err);
+    if (rc == 0)
+        rc = open_generators(c, err);
+    if (rc == 0)
+        rc = lease_start(&c->lease, &o, err);
+    if (rc == 0)
+        blob_sweep(conf->volume, TMP_AGE_S);
+    return rc;
+}
+
+int claim_serve(const struct conf *conf, struct device *device, struct err *err)
+{
+    struct claim *c = mem_zalloc(sizeof(*c));
+    int64_t began = clock_us();
+    if (!c)
+        return err_set(err, ERR_NOMEM, "no memory for the worker");
+    c->env = (struct generator_env){.conf = conf, .device = device};
+    buf_init(&c->reply, REPLY_MAX);
+    int rc = start(c, err);
+    if (rc == 0) {
+        LOG(INFO, "ready", log_str("worker", c->worker), log_str("queue", c->queue.name), log_str("redis", redis_sync_name(c->redis)),
+            log_str("device", device->name), log_str("kind", device->kind), log_str("generators", c->generators),
+            log_num("seconds", (double)(clock_us() - began) / 1e6));
+        rc = serve(c, err);
+    }
+    lease_end(c->lease);
+    for (size_t i = 0; generator_at(i); i++)
+        if (c->states[i])
+            generator_at(i)->close(c->states[i]);
+    queue_cmd_done(&c->cmd);
+    buf_done(&c->reply);
+    redis_sync_close(c->redis);
+    mem_free(c);
+    return rc;
+}
