@@ -1,6 +1,5 @@
 #include "worker/media/claim.h"
 
-#include <stdbool.h>
 #include <string.h>
 
 struct bytes {
@@ -62,23 +61,32 @@ static void size_webp(struct bytes b, uint64_t *w, uint64_t *h)
     }
 }
 
+/* The next JPEG marker from *at on, 0 at the end. *ret_body is behind it; *at goes behind its segment, if it has one. */
+static uint8_t next_mark(struct bytes b, size_t *at, size_t *ret_body)
+{
+    for (size_t i = *at; i + 4 <= b.n; i++) {
+        uint8_t mark = b.data[i + 1];
+        if (b.data[i] != 0xff || mark == 0xff || mark == 0)
+            continue;
+        bool alone = mark == 1 || (mark >= 0xd0 && mark <= 0xd9);
+        *ret_body = i + 2;
+        *at = i + 2 + (alone ? 0 : number(b, i + 2, 2));
+        return mark;
+    }
+    return 0;
+}
+
 /* Frame headers are SOF0..SOF15 without DHT (c4), JPG (c8) and DAC (cc). The largest counts. */
 static void size_jpeg(struct bytes b, uint64_t *w, uint64_t *h)
 {
+    size_t at = 2, body;
     b.big = true;
-    for (size_t at = 2; at + 4 <= b.n;) {
-        uint8_t mark = b.data[at + 1];
-        if (b.data[at] != 0xff || mark == 0xff) {
-            at++;
-            continue;
+    for (uint8_t mark; (mark = next_mark(b, &at, &body)) != 0;) {
+        bool is_frame = mark >= 0xc0 && mark <= 0xcf && mark != 0xc4 && mark != 0xc8 && mark != 0xcc;
+        if (is_frame && number(b, body + 3, 2) * number(b, body + 5, 2) >= *w * *h) {
+            *h = number(b, body + 3, 2);
+            *w = number(b, body + 5, 2);
         }
-        bool alone = mark == 0 || mark == 1 || (mark >= 0xd0 && mark <= 0xd9);
-        if (mark >= 0xc0 && mark <= 0xcf && mark != 0xc4 && mark != 0xc8 && mark != 0xcc &&
-            number(b, at + 5, 2) * number(b, at + 7, 2) >= *w * *h) {
-            *h = number(b, at + 5, 2);
-            *w = number(b, at + 7, 2);
-        }
-        at += 2 + (alone ? 0 : number(b, at + 2, 2));
     }
 }
 
@@ -126,4 +134,16 @@ void claim_size(const uint8_t *data, size_t n, uint64_t *ret_w, uint64_t *ret_h)
     *ret_w = *ret_h = 0;
     if (kind != CLAIM_KINDS)
         size_of[kind]((struct bytes){data, n, false}, ret_w, ret_h);
+}
+
+bool claim_is_cut(const uint8_t *data, size_t n)
+{
+    struct bytes b = {data, n, true};
+    size_t at = 2, body;
+    uint8_t mark = 0;
+    if (claim_kind_of(data, n) != CLAIM_JPEG)
+        return false;
+    while ((mark = next_mark(b, &at, &body)) != 0 && mark != 0xda)
+        ;
+    return mark == 0 || !memmem(data + body, n - body, "\xff\xd9", 2);
 }

@@ -7,6 +7,7 @@
 #ifndef WORKER_MEDIA_CLAIM_H
 #define WORKER_MEDIA_CLAIM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -17,5 +18,8 @@ enum claim_kind claim_kind_of(const uint8_t *data, size_t n);
 
 /* 0 and 0 where the header is cut off or says nothing: then the decoder will fail too. */
 void claim_size(const uint8_t *data, size_t n, uint64_t *ret_w, uint64_t *ret_h);
+
+/* A JPEG without an end-of-image marker (0xd9) behind its first scan: libav fills the rest with grey and says nothing. */
+bool claim_is_cut(const uint8_t *data, size_t n);
 
 #endif

@@ -82,6 +82,8 @@ static int check_claim(const AVPacket *p, enum AVCodecID *ret_codec, struct err 
     if (h && w > IMAGE_IN_MAX_PIXELS / h)
         return err_set(err, ERR_TOOBIG, "image: %llux%llu pixels, the limit is %d megapixels: send a smaller picture",
                        (unsigned long long)w, (unsigned long long)h, IMAGE_IN_MAX_PIXELS / 1000000);
+    if (claim_is_cut(b, (size_t)p->size))
+        return fail(err, "it ends before the picture does", AVERROR_INVALIDDATA);
     *ret_codec = codec[kind];
     return 0;
 }
@@ -98,7 +100,8 @@ static int open_codec(struct decoding *d, enum AVCodecID id, struct err *err)
         return err_set(err, ERR_NOMEM, "image: no memory for a decoder");
     d->codec->max_pixels = IMAGE_IN_MAX_PIXELS;
     d->codec->thread_count = 1;
-    d->codec->err_recognition = AV_EF_EXPLODE;
+    if (id != AV_CODEC_ID_TIFF) /* there it refuses common tags, and cut files fail without it */
+        d->codec->err_recognition = AV_EF_EXPLODE;
     d->codec->idct_algo = FF_IDCT_INT; /* libjpeg's own, so that JPEGs come out as in Pillow */
     int rc = avcodec_open2(d->codec, codec, NULL);
     return rc < 0 ? fail(err, "the decoder refuses it", rc) : 0;
@@ -144,6 +147,8 @@ static void first_webp_frame(AVPacket *p)
         return;
     uint32_t n = (uint32_t)(bits_end - bits) + 8;
     memmove(p->data + 12, bits - 8, n);
+    if (n & 1)
+        p->data[12 + n++] = 0; /* chunks have even sizes; the frame's own header left room */
     for (int i = 0; i < 4; i++)
         p->data[4 + i] = (uint8_t)((n + 4) >> (8 * i));
     av_shrink_packet(p, (int)n + 12);
