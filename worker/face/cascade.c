@@ -192,20 +192,45 @@ static const char *find(struct reader *r, const char *text)
     return memmem(r->p, (size_t)(r->end - r->p), text, n);
 }
 
+/* "<!-- ... -->" or "<? ... ?>" at r->p. */
+static int skip_comment(struct reader *r)
+{
+    const char *tail = r->p[1] == '!' ? "-->" : "?>", *at = find(r, tail);
+    if (!at)
+        return bad(r, "a comment without an end");
+    r->p = r->text = at + strlen(tail);
+    return 0;
+}
+
+static int open_tag(struct reader *r, const char *name, size_t n)
+{
+    if (r->depth == MAX_DEPTH)
+        return bad(r, "nested too deep");
+    str_format(r->path[r->depth++], sizeof r->path[0], "%.*s", (int)n, name);
+    r->text = r->p;
+    return 0;
+}
+
+/* stop: where the element's text ends. */
+static int close_tag(struct reader *r, const char *name, size_t n, const char *stop)
+{
+    const char *top = r->depth > 0 ? r->path[r->depth - 1] : "";
+    if (strlen(top) != n || memcmp(top, name, n) != 0)
+        return bad(r, "tags do not match");
+    int rc = element(r, top, stop);
+    r->depth--;
+    r->text = r->p;
+    return rc;
+}
+
 /* The tag at r->p ("<..."). */
 static int read_tag(struct reader *r)
 {
-    const char *start = r->p;
-    if (r->end - r->p >= 4 && (memcmp(r->p, "<!--", 4) == 0 || memcmp(r->p, "<?", 2) == 0)) {
-        const char *tail = r->p[1] == '!' ? "-->" : "?>", *at = find(r, tail);
-        if (!at)
-            return bad(r, "a comment without an end");
-        r->p = r->text = at + strlen(tail);
-        return 0;
-    }
-    const char *close = find(r, ">");
+    const char *start = r->p, *close = find(r, ">");
     if (!close)
         return bad(r, "a tag without an end");
+    if (start[1] == '!' || start[1] == '?')
+        return skip_comment(r);
     bool ends = start[1] == '/';
     const char *name = start + 1 + ends;
     size_t n = 0;
@@ -214,19 +239,24 @@ static int read_tag(struct reader *r)
     if (n == 0 || n >= sizeof r->path[0])
         return bad(r, "a tag's name is empty or too long");
     r->p = close + 1;
-    if (!ends) {
-        if (r->depth == MAX_DEPTH)
-            return bad(r, "nested too deep");
-        str_format(r->path[r->depth++], sizeof r->path[0], "%.*s", (int)n, name);
-        r->text = r->p;
-        return 0;
+    return ends ? close_tag(r, name, n, start) : open_tag(r, name, n);
+}
+
+static int check_parts(struct reader *r)
+{
+    const struct cascade *c = r->c;
+    for (int i = 0; i < c->n_stages; i++)
+        if (c->stage[i].n == 0)
+            return bad(r, "a stage without classifiers");
+    for (int i = 0; i < c->n_weak; i++)
+        if (c->weak[i].feature >= c->n_features)
+            return bad(r, "a classifier of a feature that is not there");
+    for (int i = 0; i < c->n_features; i++) {
+        const struct feature *f = &c->feature[i];
+        if (f->x + 3 * f->w > r->width || f->y + 3 * f->h > r->height)
+            return bad(r, "a feature reaches out of the window");
     }
-    if (r->depth == 0 || strlen(r->path[r->depth - 1]) != n || memcmp(r->path[r->depth - 1], name, n) != 0)
-        return bad(r, "tags do not match");
-    int rc = element(r, r->path[r->depth - 1], start);
-    r->depth--;
-    r->text = r->p;
-    return rc;
+    return 0;
 }
 
 static int check(struct reader *r)
@@ -236,18 +266,8 @@ static int check(struct reader *r)
         return bad(r, "cut off, not of LBP features or without a square window");
     if (c->n_stages != r->n_stages || c->n_stages == 0 || c->n_features == 0)
         return bad(r, "the number of stages is not the announced one");
-    for (int i = 0; i < c->n_stages; i++)
-        if (c->stage[i].n == 0)
-            return bad(r, "a stage without classifiers");
-    for (int i = 0; i < c->n_weak; i++)
-        if (c->weak[i].feature >= c->n_features)
-            return bad(r, "a classifier of a feature that is not there");
-    for (int i = 0; i < c->n_features; i++)
-        if (c->feature[i].x + 3 * c->feature[i].w > r->width ||
-            c->feature[i].y + 3 * c->feature[i].h > r->height)
-            return bad(r, "a feature reaches out of the window");
     c->size = r->width;
-    return 0;
+    return check_parts(r);
 }
 
 void cascade_close(struct cascade *c)

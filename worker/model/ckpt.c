@@ -179,27 +179,30 @@ void ckpt_forget(const struct ckpt *c, struct device *device)
 /* A file's kind is read from its first bytes, never from its name. */
 static int read_file(struct ckpt *c, const char *path, struct err *err)
 {
-    uint8_t head[16];
-    struct stat st;
+    uint8_t head[16] = {0};
+    struct stat st = {0};
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return err_set(err, errno == ENOENT || errno == ENOTDIR ? ERR_NOTFOUND : ERR_IO, "%s: %s", path,
-                       strerror(errno));
-    bool statted = fstat(fd, &st) == 0;
-    ssize_t n = statted && S_ISREG(st.st_mode) ? pread(fd, head, sizeof head, 0) : 0;
+    if (fd < 0 || fstat(fd, &st) < 0) {
+        int why = errno;
+        if (fd >= 0)
+            close(fd);
+        return err_set(err, why == ENOENT || why == ENOTDIR ? ERR_NOTFOUND : ERR_IO, "%s: %s", path,
+                       strerror(why));
+    }
+    ssize_t n = S_ISREG(st.st_mode) ? pread(fd, head, sizeof head, 0) : 0;
     close(fd);
-    if (statted && S_ISDIR(st.st_mode))
+    if (S_ISDIR(st.st_mode))
         return safetensors_read_dir(c, path, err);
-    if (n >= 4 && memcmp(head, "PK\3\4", 4) == 0)
+    if (memcmp(head, "PK\3\4", 4) == 0)
         return ptfile_read(c, path, err);
     if (n >= 9 && safetensors_probe(head, (size_t)st.st_size))
         return safetensors_read(c, path, err);
-    if (n >= 2 && head[0] == 0x80 && head[1] <= 5)
+    if (head[0] == 0x80 && head[1] <= 5)
         return err_set(err, ERR_FORMAT,
                        "%s: a bare pickle; only PyTorch's zip form is read: save it again with torch.save",
                        path);
     return err_set(err, ERR_FORMAT, "%s: neither a safetensors file nor a PyTorch zip (%lld bytes)", path,
-                   statted ? (long long)st.st_size : -1);
+                   (long long)st.st_size);
 }
 
 int ckpt_open(struct ckpt **ret, const char *path, struct err *err)

@@ -551,6 +551,18 @@ static int read_dims(struct machine *m, const struct unpickle_value *list, int64
     return (int)list->u.list.n;
 }
 
+/* Element type of a tensor: v3 says it, before that it is the storage's. */
+static int read_type(struct machine *m, struct unpickle_tensor *t, const struct unpickle_value *type)
+{
+    t->dtype = t->storage->dtype;
+    if (!type && t->storage->untyped)
+        return damaged(m, "a tensor of untyped storage without an element type");
+    if (type && find_type(type, false, &t->dtype) < 0)
+        return err_set(m->err, ERR_UNSUPPORTED, "storage %.40s: element type %.100s is not supported",
+                       t->storage->key, type->kind == UNPICKLE_GLOBAL ? type->u.text.s : "?");
+    return 0;
+}
+
 /* (storage, offset, size, stride, ...); v3 has the element type as the seventh. */
 static int call_tensor(struct machine *m, const struct unpickle_value *args, bool typed,
                        struct unpickle_value **ret)
@@ -572,15 +584,9 @@ static int call_tensor(struct machine *m, const struct unpickle_value *args, boo
     t->n_dims = dims;
     t->offset = a[1]->u.i;
     t->storage = a[0]->u.storage;
-    t->dtype = t->storage->dtype;
-    if (typed && find_type(a[6], false, &t->dtype) < 0)
-        return err_set(m->err, ERR_UNSUPPORTED, "storage %.40s: element type %.100s is not supported",
-                       t->storage->key, a[6]->kind == UNPICKLE_GLOBAL ? a[6]->u.text.s : "?");
-    if (!typed && t->storage->untyped)
-        return damaged(m, "a tensor of untyped storage without an element type");
     v->u.tensor = t;
     *ret = v;
-    return 0;
+    return read_type(m, t, typed ? a[6] : NULL);
 }
 
 /* OrderedDict(): empty, or from a list of pairs. */
