@@ -5,8 +5,6 @@
 #include "worker/face/face.h"
 #include "worker/face/mask.h"
 
-enum { FACES_MAX = 256 };
-
 /* The request's box, given in pixels of the picture as opened, in the sized one. */
 static struct face_box avatar_face_asked(const struct avatar_input *in)
 {
@@ -36,25 +34,13 @@ static void avatar_face_take(struct avatar_face_choice *f, const struct face_box
     mask_rect((double)b->x, (double)b->y, (double)b->w, (double)b->h, MASK_AREA, in->width, in->height, f->rect);
 }
 
-/* Boxes that have a part in the picture stay: others have no mask of their own. */
-static size_t avatar_face_inside(struct face_box *list, size_t n, const struct avatar_input *in)
-{
-    size_t kept = 0;
-
-    for (size_t i = 0; i < n; i++)
-        if (list[i].x < (float)in->width && list[i].y < (float)in->height && list[i].x + list[i].w > 0 &&
-            list[i].y + list[i].h > 0)
-            list[kept++] = list[i];
-    return kept;
-}
-
 int avatar_face_find(struct avatar_face_choice *ret, struct face_finder *finder, struct run *r, const struct avatar_input *in,
                      const struct avatar_hooks *hooks, struct err *err)
 {
     const struct avatar_request *q = in->q;
-    struct face_box list[FACES_MAX], asked = avatar_face_asked(in);
-    size_t n = 0, index = q->face == AVATAR_FACE_INDEX ? (size_t)q->face_index : 0;
-    int rc;
+    struct face_box asked = avatar_face_asked(in);
+    struct face_list list = {.n = 0};
+    int rc, index = q->face == AVATAR_FACE_INDEX ? q->face_index : 0;
 
     avatar_face_whole(ret, in);
     if (q->face == AVATAR_FACE_NONE)
@@ -63,17 +49,15 @@ int avatar_face_find(struct avatar_face_choice *ret, struct face_finder *finder,
         avatar_face_take(ret, &asked, in);
         return 0;
     }
-    if ((rc = face_find(finder, r, in->sized.pixels, in->width, in->height, list, FACES_MAX, &n, err)) < 0)
+    if ((rc = face_find(finder, r, &in->sized, &list, err)) < 0)
         return rc;
-    n = avatar_face_inside(list, n, in);
-    pick_sort(list, n);
-    if (index < n) {
-        avatar_face_take(ret, &list[index], in);
+    if (index < list.n) {
+        avatar_face_take(ret, &list.box[index], in);
         return 0;
     }
     if (q->face_required || q->face == AVATAR_FACE_INDEX)
-        return err_set(err, ERR_INVALID, "image: %zu face%s found, face %zu is asked for (0 is the largest): give a box, or "
-                       "let the whole picture move", n, n == 1 ? " was" : "s were", index);
+        return err_set(err, ERR_INVALID, "image: %d face%s found, face %d is asked for (0 is the largest): give a box, "
+                       "or let the whole picture move", list.n, list.n == 1 ? " was" : "s were", index);
     avatar_input_warn(hooks, "image: no face was found, the sound may move the whole picture");
     return 0;
 }

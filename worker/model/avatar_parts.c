@@ -163,16 +163,9 @@ static int avatar_parts_load_audio(struct avatar_parts *p, struct err *err)
 
 static int avatar_parts_load_face(struct avatar_parts *p, struct err *err)
 {
-    char path[PATH_MAX_BYTES];
-    int rc;
-
     if (p->root == NULL || p->device == NULL)
-        return 0; /* its arena is far below the other ones' */
-    if (!avatar_parts_has(p, "det_align/detface.pt"))
-        return face_finder_open(&p->face, p->device, NULL, err);
-    if ((rc = avatar_parts_path(p, "det_align/detface.pt", path, err)) < 0)
-        return rc;
-    return face_finder_open(&p->face, p->device, path, err);
+        return 0; /* not planned: what it needs is far below the other parts */
+    return face_finder_open(&p->face, p->root, p->device, err);
 }
 
 static int avatar_parts_load_vae(struct avatar_parts *p, struct err *err)
