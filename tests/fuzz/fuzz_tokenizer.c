@@ -1,8 +1,8 @@
 /* fuzz_tokenizer.c -- any bytes as a prompt, and as tokenizer.json and vocab.json.
  *
- * Prompts go through tokenizers whose vocabulary is the 256 letters of the byte alphabet and a few merges. What is not
- * UTF-8 must be refused; its bytes are then tried again as characters of their own, some of them odd ones. A prompt
- * that is taken literally has exactly one image token, its last.
+ * Prompts go through tokenizers whose vocabulary is the 256 letters of the byte alphabet and a few merges.
+ * What is not UTF-8 must be refused; its bytes are then tried again as characters of their own, some of them
+ * odd ones. A prompt that is taken literally has exactly one image token, its last.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -74,12 +74,14 @@ static void make_files(void)
     struct buf b;
     buf_init(&b, 1 << 20);
     buf_puts(&b, "{\"added_tokens\":[");
-    static const char *const added[] = {"<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
-                                        "<image>", "<pad>"};
+    static const char *const added[] = {
+        "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<image>", "<pad>"};
     for (int i = 0; i < 6; i++)
         buf_printf(&b, "%s{\"id\":%d,\"content\":\"%s\"}", i ? "," : "", 600 + i, added[i]);
-    buf_puts(&b, "],\"pre_tokenizer\":{\"pattern\":{\"Regex\":\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?"
-                 "\\\\p{L}+|\\\\p{N}{1,3}| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"}},"
+    buf_puts(&b, "],\"pre_tokenizer\":{\"pattern\":{\"Regex\":\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^"
+                 "\\\\r\\\\n\\\\p{L}\\\\p{N}]?"
+                 "\\\\p{L}+|\\\\p{N}{1,3}| "
+                 "?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"}},"
                  "\"model\":{\"ignore_merges\":true,\"merges\":[\"t h\",[\"th\",\"e\"],\"a n\"],\"vocab\":{");
     put_letters(&b, "", 0);
     buf_puts(&b, "\"th\":300,\"the\":301,\"an\":302,\"whole\":303}}}");
@@ -118,7 +120,8 @@ static void try_prompt(const char *text, size_t n)
         int images = 0;
         for (int i = 0; rc == 0 && i < p.n; i++)
             images += p.ids[i] == tokenizer_llama_image(llama);
-        must(rc < 0 || !literal || (images == 1 && p.ids[p.n - 1] == tokenizer_llama_image(llama)), "image token");
+        must(rc < 0 || !literal || (images == 1 && p.ids[p.n - 1] == tokenizer_llama_image(llama)),
+             "image token");
         rc = tokenizer_clip_prompt(clip, text, n, literal, &q, NULL);
         must((rc == 0) == good || rc == ERR_TOOBIG, "CLIP took or refused the wrong text");
         must(rc < 0 || (q.n >= 2 && q.n <= TOKENIZER_CLIP_MAX && q.n_dropped >= 0), "length");
@@ -128,9 +131,10 @@ static void try_prompt(const char *text, size_t n)
 /* Bytes from 0x80 on as characters: Latin, and every eighth an odd one. */
 static void try_characters(const uint8_t *data, size_t n)
 {
-    static const char *const odd[] = {"\xc4\xb0", "\xce\xa3", "\xcd\x85", "\xe2\x80\x8d", "\xe4\xb8\xad", "\xe2\x80\xa8",
-                                      "\xf0\x9f\x91\xa9", "\xcc\x81", "\xef\xbf\xbd", "\xe1\xa0\x8e", "<image>", "<|endoftext|>",
-                                      "\xf0\xaf\xa0\x80", "\xea\xb0\x80", "\xe1\x84\x80", "\xc2\x85"};
+    static const char *const odd[] = {"\xc4\xb0",         "\xce\xa3",     "\xcd\x85",         "\xe2\x80\x8d",
+                                      "\xe4\xb8\xad",     "\xe2\x80\xa8", "\xf0\x9f\x91\xa9", "\xcc\x81",
+                                      "\xef\xbf\xbd",     "\xe1\xa0\x8e", "<image>",          "<|endoftext|>",
+                                      "\xf0\xaf\xa0\x80", "\xea\xb0\x80", "\xe1\x84\x80",     "\xc2\x85"};
     struct buf b;
     buf_init(&b, 1 << 20);
     for (size_t i = 0; i < n && b.len < (1 << 20) - 32; i++) {

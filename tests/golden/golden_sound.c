@@ -92,7 +92,8 @@ static bool read_samples(struct golden *g, struct sound *s, const char *stem)
     return ok;
 }
 
-/* ---- cases ------------------------------------------------------------------------------------------------- */
+/* ---- cases
+ * ------------------------------------------------------------------------------------------------- */
 
 static void case_filterbank(struct golden *g)
 {
@@ -101,7 +102,8 @@ static void case_filterbank(struct golden *g)
         float window[400];
         const float *filters = whisper_filters(s.whisper, &s.n_mels);
         golden_check_host(g, "out.filters", filters, s.n_mels * WHISPER_BINS);
-        for (int i = 0; i < 400; i++) /* the stored one is made in f32; op_log_mel's, in double, is held by mid.mel */
+        for (int i = 0; i < 400;
+             i++) /* the stored one is made in f32; op_log_mel's, in double, is held by mid.mel */
             window[i] = 0.5f - 0.5f * cosf((float)i * (float)(2 * M_PI / 400));
         golden_check_host(g, "out.window", window, 400);
     }
@@ -203,11 +205,13 @@ static void check_windows(struct golden *g, struct sound *s, double fps)
     struct run *r = g->run;
     int64_t n_windows, n_total, same[64];
     int64_t n = whisper_frames(s->n);
-    if (golden_param_json(g, "error")) { /* the reference fails; ours makes windows, with silence past the end */
+    if (golden_param_json(g,
+                          "error")) { /* the reference fails; ours makes windows, with silence past the end */
         golden_check_exact(g, "out.frames", &n, 1);
     }
     whisper_reference_frames(n, &n_windows, &n_total);
-    struct tensor states = whisper_encode(r, s->whisper, s->samples, s->n < WHISPER_PIECE ? s->n : WHISPER_PIECE);
+    struct tensor states =
+        whisper_encode(r, s->whisper, s->samples, s->n < WHISPER_PIECE ? s->n : WHISPER_PIECE);
     struct tensor y = whisper_windows(r, states, n_windows, fps, n_total);
     if (golden_param_json(g, "error") || run_failed(r))
         return;
@@ -220,8 +224,9 @@ static void check_windows(struct golden *g, struct sound *s, double fps)
     for (int64_t i = 0; i < n_selected && i < 64; i++) /* an input that is named as a result */
         same[i] = ((const int32_t *)selected.data)[i];
     golden_check_exact(g, "out.selected", same, n_selected < 64 ? n_selected : 64);
-    golden_check(g, "out.windows", op_gather(r, tensor_view(y, 2, SHAPE(n_total, shape[1] * shape[2] * shape[3])), 0,
-                                             golden_in(g, "out.selected")));
+    golden_check(g, "out.windows",
+                 op_gather(r, tensor_view(y, 2, SHAPE(n_total, shape[1] * shape[2] * shape[3])), 0,
+                           golden_in(g, "out.selected")));
     check_sums(g, y);
 }
 
@@ -237,7 +242,8 @@ static void case_windows(struct golden *g)
     sound_end(&s);
 }
 
-/* The mean of the channels, then the library: held to the twin's words, max 2e-3 and rms 3e-4 away from the ends. */
+/* The mean of the channels, then the library: held to the twin's words, max 2e-3 and rms 3e-4 away from the
+ * ends. */
 static void case_resample(struct golden *g)
 {
     const double bound = 2e-3, bound_ends = 1e-2, bound_rms = 3e-4;
@@ -264,7 +270,8 @@ static void case_resample(struct golden *g)
         }
         if (n_y != n_want)
             golden_fail(g, "%lld samples made, %lld stored", (long long)n_y, (long long)n_want);
-        golden_note(g, "out.mono16k", fmax(worst, sqrt(sum / (double)(n_want > 400 ? n_want - 400 : 1)) / bound_rms));
+        golden_note(g, "out.mono16k",
+                    fmax(worst, sqrt(sum / (double)(n_want > 400 ? n_want - 400 : 1)) / bound_rms));
     }
     mem_free(mono);
     mem_free(y);

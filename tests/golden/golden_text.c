@@ -1,4 +1,5 @@
-/* golden_text.c -- tokenizer.*, llava.*, clip.*: ids, vision tower and projector, merged Llama states, pooled text. */
+/* golden_text.c -- tokenizer.*, llava.*, clip.*: ids, vision tower and projector, merged Llama states, pooled
+ * text. */
 #include <stdio.h>
 #include <string.h>
 
@@ -12,7 +13,8 @@
 #include "worker/model/tokenizer_clip.h"
 #include "worker/model/tokenizer_llama.h"
 
-/* ---- tokenizers -------------------------------------------------------------------------------------------- */
+/* ---- tokenizers
+ * -------------------------------------------------------------------------------------------- */
 
 /* Integers that grow, as golden_check_exact takes them. */
 struct list {
@@ -34,7 +36,8 @@ static void list_add(struct golden *g, struct list *l, int64_t v)
 static void list_check(struct golden *g, const char *name, struct list *l)
 {
     if (golden_has(g, name))
-        golden_check_exact(g, name, (const int64_t *)(const void *)l->b.data, (int64_t)(l->b.len / sizeof(int64_t)));
+        golden_check_exact(g, name, (const int64_t *)(const void *)l->b.data,
+                           (int64_t)(l->b.len / sizeof(int64_t)));
     buf_done(&l->b);
 }
 
@@ -127,7 +130,8 @@ static void case_clip_tokens(struct golden *g)
         tokenizer_clip_prompt(t, s, len, false, &p, &g->err);
         for (int k = 0; k < TOKENIZER_CLIP_MAX; k++)
             list_add(g, &padded, p.ids[k]);
-        list_add(g, &lengths, (int64_t)(bpe_n_ids(&flat) - from) - p.n_dropped); /* a typed end token ends nothing here */
+        list_add(g, &lengths,
+                 (int64_t)(bpe_n_ids(&flat) - from) - p.n_dropped); /* a typed end token ends nothing here */
     }
     list_add(g, &offsets, (int64_t)bpe_n_ids(&flat));
     for (size_t i = 0; i < bpe_n_ids(&flat); i++)
@@ -140,7 +144,8 @@ static void case_clip_tokens(struct golden *g)
     tokenizer_clip_close(t);
 }
 
-/* ---- LLaVA ------------------------------------------------------------------------------------------------- */
+/* ---- LLaVA
+ * ------------------------------------------------------------------------------------------------- */
 
 struct text_model {
     struct ckpt *ckpt;
@@ -208,8 +213,8 @@ static void tap_hidden(void *arg, struct run *r, const char *name, struct tensor
 {
     const struct hidden_tap *h = arg;
     int64_t layer = 0;
-    if (!str_starts(name, "mid.hidden") || str_parse_i64(name + 10, 0, 1000, &layer) < 0 || layer >= h->n_layers ||
-        !golden_has(h->g, name))
+    if (!str_starts(name, "mid.hidden") || str_parse_i64(name + 10, 0, 1000, &layer) < 0 ||
+        layer >= h->n_layers || !golden_has(h->g, name))
         return;
     size_t mark = run_mark(r);
     struct tensor rows = golden_host(h->g, "mid.rows");
@@ -255,7 +260,8 @@ static void encode(struct golden *g, const struct text_model *m)
     }
     for (int i = 0; i < TOKENIZER_LLAMA_MAX; i++)
         n += ((const int32_t *)valid.data)[i];
-    struct tensor pixels = golden_has(g, "in.pixels_u8") ? pixels_of(g, golden_host(g, "in.pixels_u8")) : other_picture(g);
+    struct tensor pixels =
+        golden_has(g, "in.pixels_u8") ? pixels_of(g, golden_host(g, "in.pixels_u8")) : other_picture(g);
     struct tensor image = llava_vision(g->run, m->llava, pixels, NULL);
     struct hidden_tap tap = {g, n - 1 + tensor_dim(image, 0), (int)m->config.text.layers - 2};
     g->run->tap = tap_hidden;
@@ -277,7 +283,8 @@ static void case_llava(struct golden *g)
     llava_end(&m);
 }
 
-/* ---- CLIP -------------------------------------------------------------------------------------------------- */
+/* ---- CLIP
+ * -------------------------------------------------------------------------------------------------- */
 
 static void case_clip(struct golden *g)
 {

@@ -1,5 +1,6 @@
-/* test_text_plan.c -- the published sizes of LLaVA, CLIP and Whisper: their lists of names, types and shapes bind with
- * nothing missing and nothing left over, without what is said to be unneeded too, and plan without weights.
+/* test_text_plan.c -- the published sizes of LLaVA, CLIP and Whisper: their lists of names, types and shapes
+ * bind with nothing missing and nothing left over, without what is said to be unneeded too, and plan without
+ * weights.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -22,7 +23,8 @@
 /* The three models as one shape of function. */
 static int open_llava(struct ckpt *c, void **ret, struct err *err)
 {
-    static const char config[] = "{\"text_config\": {\"num_key_value_heads\": 8, \"rms_norm_eps\": 1e-5, \"rope_theta\": 5e5}}";
+    static const char config[] =
+        "{\"text_config\": {\"num_key_value_heads\": 8, \"rms_norm_eps\": 1e-5, \"rope_theta\": 5e5}}";
     struct llava_config k;
     int rc = llava_config_parse(&k, config, sizeof config - 1, err);
     return rc < 0 ? rc : llava_open((struct llava **)ret, &k, c, NULL, err);
@@ -68,8 +70,8 @@ static const struct model {
     {"whisper", open_whisper, close_whisper},
 };
 
-/* Lines of the published list; skip_unused leaves out what the list calls unneeded, skip_line one line (1 = the first
- * tensor). */
+/* Lines of the published list; skip_unused leaves out what the list calls unneeded, skip_line one line (1 =
+ * the first tensor). */
 static void read_list(struct buf *b, const char *name, bool skip_unused, int skip_line)
 {
     char path[1024], line[1024];
@@ -204,9 +206,12 @@ static void test_plan_others(void **state)
 static void test_config(void **state)
 {
     (void)state;
-    static const char *const wrong[] = {"[]", "{", "{\"text_config\": {\"num_attention_heads\": 0}}",
+    static const char *const wrong[] = {"[]",
+                                        "{",
+                                        "{\"text_config\": {\"num_attention_heads\": 0}}",
                                         "{\"text_config\": {\"rms_norm_eps\": \"x\"}}",
-                                        "{\"vision_config\": {\"image_size\": 224}}", "{\"projector_hidden_act\": \"tanh\"}"};
+                                        "{\"vision_config\": {\"image_size\": 224}}",
+                                        "{\"projector_hidden_act\": \"tanh\"}"};
     struct llava_config k;
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         struct err err = {0};
@@ -218,8 +223,9 @@ static void test_config(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lists),      cmocka_unit_test(test_extra_and_missing), cmocka_unit_test(test_plan_llava),
-        cmocka_unit_test(test_plan_others), cmocka_unit_test(test_config),
+        cmocka_unit_test(test_lists),      cmocka_unit_test(test_extra_and_missing),
+        cmocka_unit_test(test_plan_llava), cmocka_unit_test(test_plan_others),
+        cmocka_unit_test(test_config),
     };
     return cmocka_run_group_tests_name("text plan", tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
-/* test_text_savings.c -- the work that the text, vision and sound encoders do not do: each saving against the unsaved way on
- * the miniature checkpoint. On the reference table, where a row's sums do not depend on its neighbours, both must be
- * equal bit by bit; on the fast one they may differ by rounding.
+/* test_text_savings.c -- the work that the text, vision and sound encoders do not do: each saving against the
+ * unsaved way on the miniature checkpoint. On the reference table, where a row's sums do not depend on its
+ * neighbours, both must be equal bit by bit; on the fast one they may differ by rounding.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -131,7 +131,8 @@ static void assert_alike(struct fixture *f, struct tensor a, struct tensor b)
     mem_free(y);
 }
 
-/* ---- LLaVA: pads, last layers, first rows ------------------------------------------------------------------ */
+/* ---- LLaVA: pads, last layers, first rows
+ * ------------------------------------------------------------------ */
 
 struct plain {
     struct tensor pos, mask;
@@ -149,7 +150,8 @@ static struct tensor one_batch(struct tensor x)
 }
 
 /* Every row through every projection, keys of pads masked out. */
-static void plain_layer(struct run *r, const struct llama *m, const struct llama_layer *w, struct tensor x, struct plain p)
+static void plain_layer(struct run *r, const struct llama *m, const struct llama_layer *w, struct tensor x,
+                        struct plain p)
 {
     const struct llama_config *c = &m->config;
     struct attn a = {.kind = ATTN_MASK, .scale = 1 / sqrtf((float)m->D), .mask = p.mask};
@@ -177,20 +179,24 @@ static struct plain plain_setup(struct run *r, int64_t S, int64_t n)
         for (int64_t j = 0; j < n && j <= i; j++)
             mask[i * S + j] = 1;
     }
-    struct plain p = {run_write(r, pos, DTYPE_I32, 1, SHAPE(S)), run_write(r, mask, DTYPE_U8, 2, SHAPE(S, S)), S};
+    struct plain p = {run_write(r, pos, DTYPE_I32, 1, SHAPE(S)), run_write(r, mask, DTYPE_U8, 2, SHAPE(S, S)),
+                      S};
     mem_free(pos);
     mem_free(mask);
     return p;
 }
 
-/* All 351 + 575 rows, all layers; the state before the last two is kept, its rows from 95 on are the answer. */
+/* All 351 + 575 rows, all layers; the state before the last two is kept, its rows from 95 on are the answer.
+ */
 static struct tensor plain_text(struct fixture *f, const int32_t *ids, int n, struct tensor image)
 {
     struct run *r = &f->run;
-    const int64_t H = f->all.H, n_image = tensor_dim(image, 0), real = n - 1 + n_image, pads = TOKENIZER_LLAMA_MAX - n;
+    const int64_t H = f->all.H, n_image = tensor_dim(image, 0), real = n - 1 + n_image,
+                  pads = TOKENIZER_LLAMA_MAX - n;
     struct tensor zeros = run_new(r, DTYPE_F32, 2, SHAPE(pads, H));
     op_fill(r, zeros, 0);
-    struct tensor part[3] = {op_gather(r, f->all.token, 0, run_write(r, ids, DTYPE_I32, 1, SHAPE(n - 1))), image, zeros};
+    struct tensor part[3] = {op_gather(r, f->all.token, 0, run_write(r, ids, DTYPE_I32, 1, SHAPE(n - 1))),
+                             image, zeros};
     struct tensor x = op_concat(r, part, pads > 0 ? 3 : 2, 0), kept = TENSOR_NONE;
     struct plain p = plain_setup(r, real + pads, real);
     for (int i = 0; i < f->all.n_layers; i++) {
@@ -283,7 +289,8 @@ static void test_wrong_ids(void **state)
     run_reset(&f->run);
 }
 
-/* ---- CLIP: rows behind the end token ----------------------------------------------------------------------- */
+/* ---- CLIP: rows behind the end token
+ * ----------------------------------------------------------------------- */
 
 static struct tensor find(struct fixture *f, const char *name)
 {
@@ -311,7 +318,8 @@ static struct tensor plain_clip(struct fixture *f, const int32_t *ids, int n)
     binder_init(&b, f->clip_file, f->device, "plain");
     for (int i = 0; i < (int)c->layers; i++) {
         struct encoder_layer w;
-        encoder_layer_bind(&b, &w, ENCODER_LAYER_CLIP, C, ckpt_dim(f->clip_file, "text_model.encoder.layers.0.mlp.fc1.weight", 0),
+        encoder_layer_bind(&b, &w, ENCODER_LAYER_CLIP, C,
+                           ckpt_dim(f->clip_file, "text_model.encoder.layers.0.mlp.fc1.weight", 0),
                            "text_model.encoder", i);
         struct tensor h = op_layer_norm(r, x, w.norm1_w, w.norm1_b, c->eps);
         struct tensor q = one_batch(heads(op_linear(r, h, w.q_w, w.q_b, ACT_NONE), c->heads));
@@ -323,7 +331,8 @@ static struct tensor plain_clip(struct fixture *f, const int32_t *ids, int n)
         op_linear_add(r, x, h, w.fc2_w, w.fc2_b, TENSOR_NONE);
     }
     assert_int_equal(binder_finish(&b, false, &err), 0);
-    x = op_layer_norm(r, x, find(f, "text_model.final_layer_norm.weight"), find(f, "text_model.final_layer_norm.bias"), c->eps);
+    x = op_layer_norm(r, x, find(f, "text_model.final_layer_norm.weight"),
+                      find(f, "text_model.final_layer_norm.bias"), c->eps);
     return tensor_slice(x, 0, n - 1, 1);
 }
 
@@ -341,7 +350,8 @@ static void test_clip(void **state)
     }
 }
 
-/* ---- Whisper: later pieces, windows ------------------------------------------------------------------------ */
+/* ---- Whisper: later pieces, windows
+ * ------------------------------------------------------------------------ */
 
 static void test_pieces(void **state)
 {
@@ -389,7 +399,10 @@ static void test_windows(void **state)
 static void test_frames(void **state)
 {
     (void)state;
-    const int64_t want[][4] = {{639, 0, 0, 129}, {640, 1, 1, 129}, {129 * 640, 129, 129, 129}, {130 * 640, 130, 130, 135},
+    const int64_t want[][4] = {{639, 0, 0, 129},
+                               {640, 1, 1, 129},
+                               {129 * 640, 129, 129, 129},
+                               {130 * 640, 130, 130, 135},
                                {528000, 825, 400, 405}};
     for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
         int64_t n = whisper_frames(want[i][0]), windows, total;
@@ -403,10 +416,12 @@ static void test_frames(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_text),        cmocka_unit_test(test_text_one_pad), cmocka_unit_test(test_text_no_pad),
-        cmocka_unit_test(test_text_shortest), cmocka_unit_test(test_mask),       cmocka_unit_test(test_vision_once),
-        cmocka_unit_test(test_wrong_ids),   cmocka_unit_test(test_clip),         cmocka_unit_test(test_pieces),
-        cmocka_unit_test(test_windows),     cmocka_unit_test(test_frames),
+        cmocka_unit_test(test_text),        cmocka_unit_test(test_text_one_pad),
+        cmocka_unit_test(test_text_no_pad), cmocka_unit_test(test_text_shortest),
+        cmocka_unit_test(test_mask),        cmocka_unit_test(test_vision_once),
+        cmocka_unit_test(test_wrong_ids),   cmocka_unit_test(test_clip),
+        cmocka_unit_test(test_pieces),      cmocka_unit_test(test_windows),
+        cmocka_unit_test(test_frames),
     };
     int failed = cmocka_run_group_tests_name("text savings, reference", tests, setup_ref, teardown);
     return failed + cmocka_run_group_tests_name("text savings, cpu", tests, setup_cpu, teardown);

@@ -1,5 +1,5 @@
-/* test_tokenizer.c -- byte pairs, and what the golden cases do not reach in the tokenizers: plain text, long prompts, odd
- * characters, bad files, no memory. The miniature vocabularies are those of the golden cases.
+/* test_tokenizer.c -- byte pairs, and what the golden cases do not reach in the tokenizers: plain text, long
+ * prompts, odd characters, bad files, no memory. The miniature vocabularies are those of the golden cases.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -34,7 +34,8 @@ static int setup(void **state)
     assert_non_null(root);
     str_path(f->llama_dir, sizeof f->llama_dir, root, "tiny/ckpts/llava_llama_image");
     str_path(f->clip_dir, sizeof f->clip_dir, root, "tiny/ckpts/text_encoder_2");
-    if (tokenizer_llama_open(&f->llama, f->llama_dir, &err) < 0 || tokenizer_clip_open(&f->clip, f->clip_dir, &err) < 0)
+    if (tokenizer_llama_open(&f->llama, f->llama_dir, &err) < 0 ||
+        tokenizer_clip_open(&f->clip, f->clip_dir, &err) < 0)
         fail_msg("%s", err.text);
     *state = f;
     return 0;
@@ -49,7 +50,8 @@ static int teardown(void **state)
     return 0;
 }
 
-/* ---- byte pairs -------------------------------------------------------------------------------------------- */
+/* ---- byte pairs
+ * -------------------------------------------------------------------------------------------- */
 
 /* All 256 letters (ids 0..255), with "</w>" (256..511) if asked, then the given tokens. */
 static struct bpe *small_bpe(unsigned flags, const char *const *tokens, size_t n)
@@ -104,9 +106,9 @@ static void test_merge_order(void **state)
     merge(b, "a", "b");
     merge(b, "a", "bc");
     merge(b, "a", "a");
-    assert_word(b, "abc", 1, (const int32_t[]){1002});          /* bc first, then a bc */
+    assert_word(b, "abc", 1, (const int32_t[]){1002}); /* bc first, then a bc */
     assert_word(b, "abd", 2, (const int32_t[]){1000, 'd'});
-    assert_word(b, "aaa", 2, (const int32_t[]){1003, 'a'});     /* leftmost among equals */
+    assert_word(b, "aaa", 2, (const int32_t[]){1003, 'a'}); /* leftmost among equals */
     assert_word(b, "aaaa", 2, (const int32_t[]){1003, 1003});
     assert_word(b, "abcabc", 2, (const int32_t[]){1002, 1002}); /* in the vocabulary, but no merge gives it */
     bpe_free(b);
@@ -187,7 +189,8 @@ static void test_long_word(void **state)
     mem_free(text);
 }
 
-/* ---- regular expressions ----------------------------------------------------------------------------------- */
+/* ---- regular expressions
+ * ----------------------------------------------------------------------------------- */
 
 static void test_white_space(void **state)
 {
@@ -211,7 +214,8 @@ static void test_white_space(void **state)
     assert_string_equal(err.text, "tokenizer: pattern at byte 3: missing closing parenthesis");
 }
 
-/* ---- Llama ------------------------------------------------------------------------------------------------- */
+/* ---- Llama
+ * ------------------------------------------------------------------------------------------------- */
 
 static int count_id(const int32_t *ids, int n, int32_t id)
 {
@@ -232,7 +236,8 @@ static void test_plain_text(void **state)
 {
     struct fixture *f = *state;
     const int32_t image = tokenizer_llama_image(f->llama);
-    static const char *const same[] = {"A person.", "", "  \n two lines\n", "{} %s \\n", "a<|notspecial|>b", "<image", "image>"};
+    static const char *const same[] = {
+        "A person.", "", "  \n two lines\n", "{} %s \\n", "a<|notspecial|>b", "<image", "image>"};
     struct tokenizer_llama_prompt a, b;
     for (size_t i = 0; i < sizeof same / sizeof *same; i++) { /* without specials nothing differs */
         prompt(f, same[i], false, &a);
@@ -294,18 +299,22 @@ static void test_bad_text(void **state)
     struct tokenizer_clip_prompt q;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct err err = {0};
-        assert_int_equal(tokenizer_llama_prompt(f->llama, bad[i], strlen(bad[i]), true, &p, &err), ERR_INVALID);
+        assert_int_equal(tokenizer_llama_prompt(f->llama, bad[i], strlen(bad[i]), true, &p, &err),
+                         ERR_INVALID);
         assert_string_equal(err.text, "text: is not UTF-8");
         assert_int_equal(tokenizer_clip_prompt(f->clip, bad[i], strlen(bad[i]), true, &q, NULL), ERR_INVALID);
     }
     char *big = mem_zalloc(TOKENIZER_LLAMA_TEXT_MAX + 1);
     assert_non_null(big);
-    assert_int_equal(tokenizer_llama_prompt(f->llama, big, TOKENIZER_LLAMA_TEXT_MAX + 1, true, &p, NULL), ERR_TOOBIG);
-    assert_int_equal(tokenizer_clip_prompt(f->clip, big, TOKENIZER_CLIP_TEXT_MAX + 1, true, &q, NULL), ERR_TOOBIG);
+    assert_int_equal(tokenizer_llama_prompt(f->llama, big, TOKENIZER_LLAMA_TEXT_MAX + 1, true, &p, NULL),
+                     ERR_TOOBIG);
+    assert_int_equal(tokenizer_clip_prompt(f->clip, big, TOKENIZER_CLIP_TEXT_MAX + 1, true, &q, NULL),
+                     ERR_TOOBIG);
     mem_free(big);
 }
 
-/* ---- CLIP -------------------------------------------------------------------------------------------------- */
+/* ---- CLIP
+ * -------------------------------------------------------------------------------------------------- */
 
 /* Both texts have the same ids. */
 static void assert_same(struct fixture *f, const char *a, const char *b)
@@ -321,15 +330,27 @@ static void assert_same(struct fixture *f, const char *a, const char *b)
 static void test_cleaning(void **state)
 {
     struct fixture *f = *state;
-    assert_same(f, "\xc4\xb0", "i\xcc\x87");                                       /* capital I with dot */
-    assert_same(f, "\xce\xa3\xce\x9f\xce\xa3", "\xcf\x83\xce\xbf\xcf\x82");        /* final sigma */
-    assert_same(f, "\xce\xa3", "\xcf\x83");                                        /* alone it is not final */
-    assert_same(f, "\xce\x91\xce\xa3'\xce\x91", "\xce\xb1\xcf\x83'\xce\xb1");      /* the apostrophe is ignored */
-    assert_same(f, "e\xcc\x81", "\xc3\xa9");                                       /* NFC */
-    assert_same(f, "a\xe2\x80\x8b\xc2\xad\xef\xbb\xbf" "b", "ab");                 /* zero width, soft hyphen, mark */
-    assert_same(f, "a\x01\x7f" "b", "ab");
-    assert_same(f, "a\xef\xbf\xbd" "b", "ab");                                     /* U+FFFD */
-    assert_same(f, "a\xe4\xb8\xad" "b", "a \xe4\xb8\xad b");                       /* ideographs stand alone */
+    assert_same(f, "\xc4\xb0", "i\xcc\x87");                                  /* capital I with dot */
+    assert_same(f, "\xce\xa3\xce\x9f\xce\xa3", "\xcf\x83\xce\xbf\xcf\x82");   /* final sigma */
+    assert_same(f, "\xce\xa3", "\xcf\x83");                                   /* alone it is not final */
+    assert_same(f, "\xce\x91\xce\xa3'\xce\x91", "\xce\xb1\xcf\x83'\xce\xb1"); /* the apostrophe is ignored */
+    assert_same(f, "e\xcc\x81", "\xc3\xa9");                                  /* NFC */
+    assert_same(f,
+                "a\xe2\x80\x8b\xc2\xad\xef\xbb\xbf"
+                "b",
+                "ab"); /* zero width, soft hyphen, mark */
+    assert_same(f,
+                "a\x01\x7f"
+                "b",
+                "ab");
+    assert_same(f,
+                "a\xef\xbf\xbd"
+                "b",
+                "ab"); /* U+FFFD */
+    assert_same(f,
+                "a\xe4\xb8\xad"
+                "b",
+                "a \xe4\xb8\xad b"); /* ideographs stand alone */
     assert_same(f, "a\t\r\n\xc2\xa0\xe2\x80\xa8  b", " a b ");
     assert_same(f, "HELLO", "hello");
 }
@@ -362,7 +383,8 @@ static void test_clip_long(void **state)
     assert_int_equal(p.n_dropped, 325);
 }
 
-/* ---- files and memory -------------------------------------------------------------------------------------- */
+/* ---- files and memory
+ * -------------------------------------------------------------------------------------- */
 
 static void write_file(const char *dir, const char *name, const char *text)
 {
@@ -384,11 +406,15 @@ static void remove_file(const char *dir, const char *name)
 static void test_bad_files(void **state)
 {
     (void)state;
-    static const char *const files[] = {
-        "", "[]", "{}", "{\"pre_tokenizer\": {\"pattern\": {\"Regex\": \"(\"}}}",
-        "{\"pre_tokenizer\": {\"pattern\": {\"Regex\": \"a\"}}}",
-        "{\"pre_tokenizer\": {\"pattern\": {\"Regex\": \"a\"}}, \"model\": {\"vocab\": {\"a\": -1}, \"merges\": []}}",
-        "{\"pre_tokenizer\": {\"pattern\": {\"Regex\": \"a\"}}, \"model\": {\"vocab\": {\"a\": 0}, \"merges\": 7}}"};
+    static const char *const files[] = {"",
+                                        "[]",
+                                        "{}",
+                                        "{\"pre_tokenizer\": {\"pattern\": {\"Regex\": \"(\"}}}",
+                                        "{\"pre_tokenizer\": {\"pattern\": {\"Regex\": \"a\"}}}",
+                                        "{\"pre_tokenizer\": {\"pattern\": {\"Regex\": \"a\"}}, \"model\": "
+                                        "{\"vocab\": {\"a\": -1}, \"merges\": []}}",
+                                        "{\"pre_tokenizer\": {\"pattern\": {\"Regex\": \"a\"}}, \"model\": "
+                                        "{\"vocab\": {\"a\": 0}, \"merges\": 7}}"};
     char dir[] = "/tmp/test_tokenizer_XXXXXX";
     struct tokenizer_llama *t = NULL;
     struct tokenizer_clip *c = NULL;
@@ -460,12 +486,15 @@ static void test_no_memory_opening(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_merge_order),  cmocka_unit_test(test_merge_twice),   cmocka_unit_test(test_word_end),
-        cmocka_unit_test(test_bytes),        cmocka_unit_test(test_bad_merge),     cmocka_unit_test(test_long_word),
-        cmocka_unit_test(test_white_space),  cmocka_unit_test(test_plain_text),    cmocka_unit_test(test_long_prompt),
-        cmocka_unit_test(test_head),         cmocka_unit_test(test_bad_text),      cmocka_unit_test(test_cleaning),
-        cmocka_unit_test(test_clip_special), cmocka_unit_test(test_clip_long),     cmocka_unit_test(test_bad_files),
-        cmocka_unit_test(test_no_memory),    cmocka_unit_test(test_no_memory_opening),
+        cmocka_unit_test(test_merge_order),       cmocka_unit_test(test_merge_twice),
+        cmocka_unit_test(test_word_end),          cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_bad_merge),         cmocka_unit_test(test_long_word),
+        cmocka_unit_test(test_white_space),       cmocka_unit_test(test_plain_text),
+        cmocka_unit_test(test_long_prompt),       cmocka_unit_test(test_head),
+        cmocka_unit_test(test_bad_text),          cmocka_unit_test(test_cleaning),
+        cmocka_unit_test(test_clip_special),      cmocka_unit_test(test_clip_long),
+        cmocka_unit_test(test_bad_files),         cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_no_memory_opening),
     };
     return cmocka_run_group_tests_name("tokenizers", tests, setup, teardown);
 }

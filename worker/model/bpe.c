@@ -46,7 +46,8 @@ struct bpe {
     char spelt[2 * TOKEN_MAX];
 };
 
-/* ---- the byte alphabet ------------------------------------------------------------------------------------- */
+/* ---- the byte alphabet
+ * ------------------------------------------------------------------------------------- */
 
 static bool stands_for_itself(unsigned byte)
 {
@@ -71,7 +72,8 @@ static size_t spell(unsigned char byte, char *dst)
     return 2;
 }
 
-/* ---- the vocabulary ---------------------------------------------------------------------------------------- */
+/* ---- the vocabulary
+ * ---------------------------------------------------------------------------------------- */
 
 static uint64_t hash_bytes(const char *p, size_t n)
 {
@@ -110,9 +112,11 @@ static int add_token(struct bpe *b, const char *name, json_t *value, struct err 
     size_t len = strlen(name);
     json_int_t id = json_is_integer(value) ? json_integer_value(value) : -1;
     if (len == 0 || len > TOKEN_MAX)
-        return err_set(err, ERR_FORMAT, "vocabulary: a token of %zu bytes; 1 to %d are allowed", len, TOKEN_MAX);
+        return err_set(err, ERR_FORMAT, "vocabulary: a token of %zu bytes; 1 to %d are allowed", len,
+                       TOKEN_MAX);
     if (id < 0 || id > INT32_MAX)
-        return err_set(err, ERR_FORMAT, "vocabulary: the id of \"%.40s\" is not a number from 0 to 2^31 - 1", name);
+        return err_set(err, ERR_FORMAT, "vocabulary: the id of \"%.40s\" is not a number from 0 to 2^31 - 1",
+                       name);
     struct token *t = token_slot(b, name, len);
     size_t at = b->names.len;
     if (buf_add(&b->names, name, len) < 0)
@@ -157,7 +161,8 @@ int bpe_new(struct bpe **ret, json_t *vocab, unsigned flags, struct err *err)
     }
     const char *name;
     json_t *value;
-    json_object_foreach(vocab, name, value) {
+    json_object_foreach(vocab, name, value)
+    {
         rc = add_token(b, name, value, err);
         if (rc < 0)
             goto out;
@@ -191,7 +196,8 @@ int32_t bpe_find(const struct bpe *b, const char *token, size_t len)
     return t->len ? t->id : -1;
 }
 
-/* ---- the merges -------------------------------------------------------------------------------------------- */
+/* ---- the merges
+ * -------------------------------------------------------------------------------------------- */
 
 static struct pair *pair_slot(const struct bpe *b, int32_t left, int32_t right)
 {
@@ -226,7 +232,8 @@ static int grow_pairs(struct bpe *b, struct err *err)
     return 0;
 }
 
-int bpe_merge(struct bpe *b, const char *left, size_t left_len, const char *right, size_t right_len, struct err *err)
+int bpe_merge(struct bpe *b, const char *left, size_t left_len, const char *right, size_t right_len,
+              struct err *err)
 {
     int rc = grow_pairs(b, err);
     if (rc < 0)
@@ -239,16 +246,18 @@ int bpe_merge(struct bpe *b, const char *left, size_t left_len, const char *righ
         id = bpe_find(b, b->spelt, len);
     }
     if (id < 0)
-        return err_set(err, ERR_FORMAT, "merges: entry %d, \"%.*s %.*s\", is not made of the vocabulary's tokens",
-                       b->next_rank, left_len < 40 ? (int)left_len : 40, left, right_len < 40 ? (int)right_len : 40,
-                       right);
+        return err_set(err, ERR_FORMAT,
+                       "merges: entry %d, \"%.*s %.*s\", is not made of the vocabulary's tokens",
+                       b->next_rank, left_len < 40 ? (int)left_len : 40, left,
+                       right_len < 40 ? (int)right_len : 40, right);
     struct pair *p = pair_slot(b, l, r);
     b->n_pairs += p->left < 0;
     *p = (struct pair){.left = l, .right = r, .rank = b->next_rank++, .id = id};
     return 0;
 }
 
-/* ---- words ------------------------------------------------------------------------------------------------- */
+/* ---- words
+ * ------------------------------------------------------------------------------------------------- */
 
 static bool is_before(const struct candidate *a, const struct candidate *b)
 {

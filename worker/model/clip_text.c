@@ -4,10 +4,10 @@
 #include "worker/model/model_config.h"
 
 /* field, name, dimensions */
-#define CLIP_TEXT(W)                                                                                                 \
-    W(token, "text_model.embeddings.token_embedding.weight", 2, V, C)                                                \
-    W(position, "text_model.embeddings.position_embedding.weight", 2, S, C)                                          \
-    W(norm_w, "text_model.final_layer_norm.weight", 1, C)                                                            \
+#define CLIP_TEXT(W)                                                                                         \
+    W(token, "text_model.embeddings.token_embedding.weight", 2, V, C)                                        \
+    W(position, "text_model.embeddings.position_embedding.weight", 2, S, C)                                  \
+    W(norm_w, "text_model.final_layer_norm.weight", 1, C)                                                    \
     W(norm_b, "text_model.final_layer_norm.bias", 1, C)
 
 struct clip_text {
@@ -50,8 +50,8 @@ int clip_text_config_parse(struct clip_text_config *ret, const char *text, size_
 static void bind_all(struct clip_text *m, struct binder *b)
 {
     /* Of the whole CLIP's file; the projection is not applied to the pooled row. */
-    static const char *const ignored[] = {"vision_model.", "visual_projection.", "text_projection.", "logit_scale",
-                                          "text_model.embeddings.position_ids"};
+    static const char *const ignored[] = {"vision_model.", "visual_projection.", "text_projection.",
+                                          "logit_scale", "text_model.embeddings.position_ids"};
     const int64_t C = m->C, S = m->S, V = m->V;
 #define W(field, name, n_dims, ...) bind(b, &m->field, name, n_dims, SHAPE(__VA_ARGS__));
     CLIP_TEXT(W)
@@ -62,8 +62,8 @@ static void bind_all(struct clip_text *m, struct binder *b)
         bind_ignore(b, ignored[i]);
 }
 
-int clip_text_open(struct clip_text **ret, const struct clip_text_config *config, struct ckpt *c, struct device *device,
-                   struct err *err)
+int clip_text_open(struct clip_text **ret, const struct clip_text_config *config, struct ckpt *c,
+                   struct device *device, struct err *err)
 {
     struct clip_text *m = mem_zalloc(sizeof *m);
     if (!m)
@@ -74,9 +74,11 @@ int clip_text_open(struct clip_text **ret, const struct clip_text_config *config
     m->S = ckpt_dim(c, "text_model.embeddings.position_embedding.weight", 0);
     m->F = ckpt_dim(c, "text_model.encoder.layers.0.mlp.fc1.weight", 0);
     m->layer = mem_calloc((size_t)config->layers, sizeof *m->layer);
-    int rc = m->layer ? 0 : err_set(err, ERR_NOMEM, "text model: no memory for %d layers", (int)config->layers);
+    int rc =
+        m->layer ? 0 : err_set(err, ERR_NOMEM, "text model: no memory for %d layers", (int)config->layers);
     if (rc == 0 && (m->C < 1 || m->S < 1 || m->F < 1 || m->C % config->heads != 0))
-        rc = err_set(err, ERR_WEIGHTS, "text model: %lld channels, MLP %lld, %lld positions and %lld heads do not make one",
+        rc = err_set(err, ERR_WEIGHTS,
+                     "text model: %lld channels, MLP %lld, %lld positions and %lld heads do not make one",
                      (long long)m->C, (long long)m->F, (long long)m->S, (long long)config->heads);
     if (rc == 0) {
         struct binder b;
@@ -135,7 +137,8 @@ struct tensor clip_text_pooled(struct run *r, const struct clip_text *m, const i
         run_pop(r);
         run_tap(r, x, "mid.hidden%d", i + 1);
     }
-    op_copy_into(r, pooled, op_layer_norm(r, tensor_slice(x, 0, S - 1, 1), m->norm_w, m->norm_b, m->config.eps));
+    op_copy_into(r, pooled,
+                 op_layer_norm(r, tensor_slice(x, 0, S - 1, 1), m->norm_w, m->norm_b, m->config.eps));
     run_rewind(r, mark);
     run_pop(r);
     return tensor_view(pooled, 1, SHAPE(m->C));

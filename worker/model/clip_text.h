@@ -5,8 +5,10 @@
  *     struct tensor pooled = clip_text_pooled(r, m, ids, 77);               [C]
  *     clip_text_close(m);
  *
- * Flow (CLIP-L: C 768, 12 layers, 12 heads): token + position rows; causal layers; final LayerNorm; the row of the first
- * end token. That row sees only rows in front of it, so rows behind it are not computed and no padding mask is needed.
+ * Flow (CLIP-L: C 768, 12 layers, 12 heads): token + position rows; causal layers; final LayerNorm; the row
+ * of the first end token. That row sees only rows in front of it, so rows behind it are not computed and no
+ * padding mask is needed.
+ *
  * Source: Radford et al. 2021, arXiv 2103.00020; transformers 4.45 modeling_clip.py.
  */
 #ifndef WORKER_MODEL_CLIP_TEXT_H
@@ -28,8 +30,8 @@ int clip_text_config_parse(struct clip_text_config *ret, const char *text, size_
 struct clip_text;
 
 /* c is borrowed until clip_text_close. device NULL: planning. ERR_WEIGHTS lists what does not match. */
-int clip_text_open(struct clip_text **ret, const struct clip_text_config *config, struct ckpt *c, struct device *device,
-                   struct err *err);
+int clip_text_open(struct clip_text **ret, const struct clip_text_config *config, struct ckpt *c,
+                   struct device *device, struct err *err);
 void clip_text_close(struct clip_text *m);
 int64_t clip_text_width(const struct clip_text *m); /* C */
 

@@ -4,11 +4,11 @@
 #include "common/str.h"
 
 /* field, name, dimensions */
-#define CLIP_VISION(W)                                                                                               \
-    W(class_row, "embeddings.class_embedding", 1, C)                                                                 \
-    W(patch_w, "embeddings.patch_embedding.weight", 4, C, 3, patch, patch)                                           \
-    W(position, "embeddings.position_embedding.weight", 2, side * side + 1, C)                                       \
-    W(norm_w, "pre_layrnorm.weight", 1, C)                                                                           \
+#define CLIP_VISION(W)                                                                                       \
+    W(class_row, "embeddings.class_embedding", 1, C)                                                         \
+    W(patch_w, "embeddings.patch_embedding.weight", 4, C, 3, patch, patch)                                   \
+    W(position, "embeddings.position_embedding.weight", 2, side *side + 1, C)                                \
+    W(norm_w, "pre_layrnorm.weight", 1, C)                                                                   \
     W(norm_b, "pre_layrnorm.bias", 1, C)
 
 static const float pixel_mean[3] = {0.48145466f, 0.4578275f, 0.4082107f};
@@ -32,8 +32,8 @@ static void ignore(struct binder *b, const char *prefix, int64_t last)
     bind_ignore(b, name);
 }
 
-int clip_vision_bind(struct clip_vision *v, struct binder *b, const struct clip_vision_config *config, const char *prefix,
-                     struct err *err)
+int clip_vision_bind(struct clip_vision *v, struct binder *b, const struct clip_vision_config *config,
+                     const char *prefix, struct err *err)
 {
     char layers[256];
     const int64_t C = dim_of(b, prefix, "embeddings.class_embedding", 0);
@@ -43,9 +43,11 @@ int clip_vision_bind(struct clip_vision *v, struct binder *b, const struct clip_
 
     *v = (struct clip_vision){.config = *config, .C = C, .F = F, .patch = patch, .side = side};
     if (C < 1 || F < 1 || side < 1 || C % config->heads != 0 || config->layers < 2)
-        return err_set(err, ERR_WEIGHTS, "%s: %lld channels, MLP %lld, patches of %lld px, %lld heads, %lld layers do not "
-                       "make a vision tower", prefix, (long long)C, (long long)F, (long long)patch,
-                       (long long)config->heads, (long long)config->layers);
+        return err_set(err, ERR_WEIGHTS,
+                       "%s: %lld channels, MLP %lld, patches of %lld px, %lld heads, %lld layers do not "
+                       "make a vision tower",
+                       prefix, (long long)C, (long long)F, (long long)patch, (long long)config->heads,
+                       (long long)config->layers);
     v->n_layers = (int)config->layers - 1;
     v->layer = mem_calloc((size_t)v->n_layers, sizeof *v->layer);
     if (!v->layer)
@@ -72,8 +74,8 @@ static struct tensor embed(struct run *r, const struct clip_vision *v, struct te
     const int64_t C = v->C, n = v->side * v->side, p = v->patch, size = v->config.size;
     const struct conv every = {.stride = {1, (int)p, (int)p}};
     struct tensor x = op_normalize(r, pixels, 255, pixel_mean, pixel_std);
-    x = op_conv(r, tensor_view(x, 4, SHAPE(1, size, size, 3)), tensor_view(v->patch_w, 5, SHAPE(C, 3, 1, p, p)), TENSOR_NONE,
-                &every);
+    x = op_conv(r, tensor_view(x, 4, SHAPE(1, size, size, 3)),
+                tensor_view(v->patch_w, 5, SHAPE(C, 3, 1, p, p)), TENSOR_NONE, &every);
     struct tensor rows[2] = {op_copy(r, tensor_view(v->class_row, 2, SHAPE(1, C)), DTYPE_F32),
                              tensor_view(x, 2, SHAPE(n, C))};
     x = op_concat(r, rows, 2, 0);

@@ -9,8 +9,8 @@
  *     3. all layers but the last                                              [577, C]
  *     4. rows 1..576
  * The last layer and post_layernorm are not bound: nothing reads them.
- * Source: Radford et al. 2021, arXiv 2103.00020; transformers 4.45 modeling_clip.py; mean and std of the avatar's
- * data loader, not those of preprocessor_config.json.
+ * Source: Radford et al. 2021, arXiv 2103.00020; transformers 4.45 modeling_clip.py; mean and std of the
+ * avatar's data loader, not those of preprocessor_config.json.
  */
 #ifndef WORKER_MODEL_CLIP_VISION_H
 #define WORKER_MODEL_CLIP_VISION_H
@@ -33,8 +33,8 @@ struct clip_vision {
 };
 
 /* Dims from the checkpoint's shapes. ERR_WEIGHTS, ERR_NOMEM; missing tensors are the binder's to report. */
-int clip_vision_bind(struct clip_vision *v, struct binder *b, const struct clip_vision_config *config, const char *prefix,
-                     struct err *err);
+int clip_vision_bind(struct clip_vision *v, struct binder *b, const struct clip_vision_config *config,
+                     const char *prefix, struct err *err);
 void clip_vision_done(struct clip_vision *v);
 /* pixels u8 [size, size, 3] -> [side^2, C] */
 struct tensor clip_vision_forward(struct run *r, const struct clip_vision *v, struct tensor pixels);

@@ -16,22 +16,22 @@
 #include "worker/model/ckpt.h"
 
 /* field, CLIP's name, Whisper's name ("": has none), dimensions */
-#define ENCODER_LAYER(W)                                                                                             \
-    W(norm1_w, "layer_norm1.weight", "self_attn_layer_norm.weight", 1, C)                                            \
-    W(norm1_b, "layer_norm1.bias", "self_attn_layer_norm.bias", 1, C)                                                \
-    W(q_w, "self_attn.q_proj.weight", "self_attn.q_proj.weight", 2, C, C)                                            \
-    W(q_b, "self_attn.q_proj.bias", "self_attn.q_proj.bias", 1, C)                                                   \
-    W(k_w, "self_attn.k_proj.weight", "self_attn.k_proj.weight", 2, C, C)                                            \
-    W(k_b, "self_attn.k_proj.bias", "", 1, C)                                                                        \
-    W(v_w, "self_attn.v_proj.weight", "self_attn.v_proj.weight", 2, C, C)                                            \
-    W(v_b, "self_attn.v_proj.bias", "self_attn.v_proj.bias", 1, C)                                                   \
-    W(out_w, "self_attn.out_proj.weight", "self_attn.out_proj.weight", 2, C, C)                                      \
-    W(out_b, "self_attn.out_proj.bias", "self_attn.out_proj.bias", 1, C)                                             \
-    W(norm2_w, "layer_norm2.weight", "final_layer_norm.weight", 1, C)                                                \
-    W(norm2_b, "layer_norm2.bias", "final_layer_norm.bias", 1, C)                                                    \
-    W(fc1_w, "mlp.fc1.weight", "fc1.weight", 2, F, C)                                                                \
-    W(fc1_b, "mlp.fc1.bias", "fc1.bias", 1, F)                                                                       \
-    W(fc2_w, "mlp.fc2.weight", "fc2.weight", 2, C, F)                                                                \
+#define ENCODER_LAYER(W)                                                                                     \
+    W(norm1_w, "layer_norm1.weight", "self_attn_layer_norm.weight", 1, C)                                    \
+    W(norm1_b, "layer_norm1.bias", "self_attn_layer_norm.bias", 1, C)                                        \
+    W(q_w, "self_attn.q_proj.weight", "self_attn.q_proj.weight", 2, C, C)                                    \
+    W(q_b, "self_attn.q_proj.bias", "self_attn.q_proj.bias", 1, C)                                           \
+    W(k_w, "self_attn.k_proj.weight", "self_attn.k_proj.weight", 2, C, C)                                    \
+    W(k_b, "self_attn.k_proj.bias", "", 1, C)                                                                \
+    W(v_w, "self_attn.v_proj.weight", "self_attn.v_proj.weight", 2, C, C)                                    \
+    W(v_b, "self_attn.v_proj.bias", "self_attn.v_proj.bias", 1, C)                                           \
+    W(out_w, "self_attn.out_proj.weight", "self_attn.out_proj.weight", 2, C, C)                              \
+    W(out_b, "self_attn.out_proj.bias", "self_attn.out_proj.bias", 1, C)                                     \
+    W(norm2_w, "layer_norm2.weight", "final_layer_norm.weight", 1, C)                                        \
+    W(norm2_b, "layer_norm2.bias", "final_layer_norm.bias", 1, C)                                            \
+    W(fc1_w, "mlp.fc1.weight", "fc1.weight", 2, F, C)                                                        \
+    W(fc1_b, "mlp.fc1.bias", "fc1.bias", 1, F)                                                               \
+    W(fc2_w, "mlp.fc2.weight", "fc2.weight", 2, C, F)                                                        \
     W(fc2_b, "mlp.fc2.bias", "fc2.bias", 1, C)
 
 struct encoder_layer {
@@ -50,8 +50,8 @@ struct encoder_layer_kind {
 };
 
 /* Names are prefix + ".layers." + i + "." + the list's. */
-void encoder_layer_bind(struct binder *b, struct encoder_layer *w, enum encoder_layer_names names, int64_t C, int64_t F,
-                        const char *prefix, int i);
+void encoder_layer_bind(struct binder *b, struct encoder_layer *w, enum encoder_layer_names names, int64_t C,
+                        int64_t F, const char *prefix, int i);
 void encoder_layer_forward(struct run *r, const struct encoder_layer *w, struct tensor x,
                            const struct encoder_layer_kind *kind);
 

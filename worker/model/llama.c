@@ -16,15 +16,17 @@ static void bind_layer(struct llama *m, struct binder *b, const char *prefix, in
     const int64_t H = m->H, F = m->F, Q = m->D * m->config.heads, K = m->D * m->config.key_heads;
     struct llama_layer *w = &m->layer[i];
     char name[256];
-#define W(field, text, n_dims, ...) bindf(b, &w->field, n_dims, SHAPE(__VA_ARGS__), "%s.layers.%d." text, prefix, i);
+#define W(field, text, n_dims, ...)                                                                          \
+    bindf(b, &w->field, n_dims, SHAPE(__VA_ARGS__), "%s.layers.%d." text, prefix, i);
     LLAMA_LAYER(W)
 #undef W
-    str_format(name, sizeof name, "%s.layers.%d.self_attn.rotary_emb.", prefix, i); /* a constant of older files */
+    str_format(name, sizeof name, "%s.layers.%d.self_attn.rotary_emb.", prefix,
+               i); /* a constant of older files */
     bind_ignore(b, name);
 }
 
-int llama_bind(struct llama *m, struct binder *b, const struct llama_config *config, const char *prefix, int n_unused,
-               struct err *err)
+int llama_bind(struct llama *m, struct binder *b, const struct llama_config *config, const char *prefix,
+               int n_unused, struct err *err)
 {
     char name[256];
     *m = (struct llama){.config = *config, .n_layers = (int)config->layers - n_unused};
@@ -34,11 +36,13 @@ int llama_bind(struct llama *m, struct binder *b, const struct llama_config *con
     m->H = dim_of(b, prefix, "embed_tokens.weight", 1);
     m->F = dim_of(b, prefix, "layers.0.mlp.gate_proj.weight", 0);
     m->D = dim_of(b, prefix, "layers.0.self_attn.q_proj.weight", 0) / config->heads;
-    if (m->V < 1 || m->H < 1 || m->F < 1 || m->D < 2 || m->D % 2 || m->n_layers < 1 || config->heads % m->config.key_heads)
-        return err_set(err, ERR_WEIGHTS, "%s: vocabulary %lld, hidden %lld, MLP %lld, %lld heads of %lld, %lld key heads, "
-                       "%lld layers do not make a language model", prefix, (long long)m->V, (long long)m->H,
-                       (long long)m->F, (long long)config->heads, (long long)m->D, (long long)m->config.key_heads,
-                       (long long)config->layers);
+    if (m->V < 1 || m->H < 1 || m->F < 1 || m->D < 2 || m->D % 2 || m->n_layers < 1 ||
+        config->heads % m->config.key_heads)
+        return err_set(err, ERR_WEIGHTS,
+                       "%s: vocabulary %lld, hidden %lld, MLP %lld, %lld heads of %lld, %lld key heads, "
+                       "%lld layers do not make a language model",
+                       prefix, (long long)m->V, (long long)m->H, (long long)m->F, (long long)config->heads,
+                       (long long)m->D, (long long)m->config.key_heads, (long long)config->layers);
     m->layer = mem_calloc((size_t)m->n_layers, sizeof *m->layer);
     if (!m->layer)
         return err_set(err, ERR_NOMEM, "%s: no memory for %d layers", prefix, m->n_layers);
@@ -70,7 +74,8 @@ static struct tensor batch(struct tensor x)
     return tensor_view(x, 4, SHAPE(1, tensor_dim(x, 0), tensor_dim(x, 1), tensor_dim(x, 2)));
 }
 
-/* q [Sq, heads, D] are the rows from n - Sq (or n + 1 - Sq with the pad) on; k, v [n, key heads, D] -> [Sq, heads D] */
+/* q [Sq, heads, D] are the rows from n - Sq (or n + 1 - Sq with the pad) on; k, v [n, key heads, D] -> [Sq,
+ * heads D] */
 static struct tensor attend(struct run *r, struct tensor q, struct tensor k, struct tensor v, bool pad)
 {
     struct attn a = {.kind = ATTN_CAUSAL, .scale = 1 / sqrtf((float)tensor_dim(q, 2))};
@@ -86,8 +91,8 @@ static struct tensor attend(struct run *r, struct tensor q, struct tensor k, str
 }
 
 /* One layer on x [S, H] in place; rows before `from` only give keys and values. pos i32 [S]. */
-static void layer(struct run *r, const struct llama *m, const struct llama_layer *w, struct tensor x, struct tensor pos,
-                  int64_t n, int64_t from)
+static void layer(struct run *r, const struct llama *m, const struct llama_layer *w, struct tensor x,
+                  struct tensor pos, int64_t n, int64_t from)
 {
     const struct llama_config *c = &m->config;
     const int64_t S = x.shape[0];
@@ -95,7 +100,8 @@ static void layer(struct run *r, const struct llama *m, const struct llama_layer
     size_t mark = run_mark(r);
     struct tensor h = op_rms_norm(r, x, w->norm1, c->eps);
     struct tensor real = tensor_slice(h, 0, 0, n);
-    struct tensor q = split(op_linear(r, tensor_slice(h, 0, from, S - from), w->q, TENSOR_NONE, ACT_NONE), c->heads);
+    struct tensor q =
+        split(op_linear(r, tensor_slice(h, 0, from, S - from), w->q, TENSOR_NONE, ACT_NONE), c->heads);
     struct tensor k = split(op_linear(r, real, w->k, TENSOR_NONE, ACT_NONE), c->key_heads);
     struct tensor v = split(op_linear(r, real, w->v, TENSOR_NONE, ACT_NONE), c->key_heads);
     op_rope_halves(r, q, tensor_slice(pos, 0, from, S - from), c->theta);
@@ -127,7 +133,8 @@ static struct tensor positions(struct run *r, int64_t S, int64_t n)
 struct tensor llama_forward(struct run *r, const struct llama *m, struct tensor x, int64_t n, int64_t n_skip)
 {
     if (x.n_dims != 2 || n < 1 || (x.shape[0] != n && x.shape[0] != n + 1) || n_skip < 0 || n_skip >= n) {
-        run_fail(r, ERR_SHAPE, "%lld real rows and %lld to skip do not fit the rows given", (long long)n, (long long)n_skip);
+        run_fail(r, ERR_SHAPE, "%lld real rows and %lld to skip do not fit the rows given", (long long)n,
+                 (long long)n_skip);
         return TENSOR_NONE;
     }
     size_t mark = run_mark(r);

@@ -1,13 +1,16 @@
-/* llama.h -- Llama-3's layers up to the one whose output is wanted: no final norm, no logits, no cache of keys.
+/* llama.h -- Llama-3's layers up to the one whose output is wanted: no final norm, no logits, no cache of
+ * keys.
  *
  *     llama_bind(&m, &binder, &config, "language_model.model", 2, err);          all layers but the last 2
  *     struct tensor y = llama_forward(r, &m, x, n, n_skip);                      x [S, H] is overwritten
  *
  * Flow of a layer (8B: H 4096, 32 query and 8 key heads of 128, MLP 14336):
  *     x += o(attention(rope(q(RMS x)), rope(k(RMS x)), v(RMS x)));  x += down(silu(gate(RMS x)) * up(RMS x))
- * Rows [0, n) are real: causal, positions 0..n-1. A row behind them is *the* pad: position 1, it sees all real rows, not
- * itself, and nobody sees it. (Every pad row of a padded prompt is this one row: same embedding, same position, same
- * visible keys.) The first n_skip rows are not wanted: in the last layer they give only keys and values.
+ * Rows [0, n) are real: causal, positions 0..n-1. A row behind them is *the* pad: position 1, it sees all
+ * real rows, not itself, and nobody sees it. (Every pad row of a padded prompt is this one row: same
+ * embedding, same position, same visible keys.) The first n_skip rows are not wanted: in the last layer they
+ * give only keys and values.
+ *
  * Source: Llama 3, arXiv 2407.21783; transformers 4.45 modeling_llama.py.
  */
 #ifndef WORKER_MODEL_LLAMA_H
@@ -18,15 +21,15 @@
 #include "worker/model/ckpt.h"
 
 /* field, name, dimensions: H hidden, Q width of all queries, K of all keys, F MLP */
-#define LLAMA_LAYER(W)                                                                                               \
-    W(norm1, "input_layernorm.weight", 1, H)                                                                         \
-    W(q, "self_attn.q_proj.weight", 2, Q, H)                                                                         \
-    W(k, "self_attn.k_proj.weight", 2, K, H)                                                                         \
-    W(v, "self_attn.v_proj.weight", 2, K, H)                                                                         \
-    W(o, "self_attn.o_proj.weight", 2, H, Q)                                                                         \
-    W(norm2, "post_attention_layernorm.weight", 1, H)                                                                \
-    W(gate, "mlp.gate_proj.weight", 2, F, H)                                                                         \
-    W(up, "mlp.up_proj.weight", 2, F, H)                                                                             \
+#define LLAMA_LAYER(W)                                                                                       \
+    W(norm1, "input_layernorm.weight", 1, H)                                                                 \
+    W(q, "self_attn.q_proj.weight", 2, Q, H)                                                                 \
+    W(k, "self_attn.k_proj.weight", 2, K, H)                                                                 \
+    W(v, "self_attn.v_proj.weight", 2, K, H)                                                                 \
+    W(o, "self_attn.o_proj.weight", 2, H, Q)                                                                 \
+    W(norm2, "post_attention_layernorm.weight", 1, H)                                                        \
+    W(gate, "mlp.gate_proj.weight", 2, F, H)                                                                 \
+    W(up, "mlp.up_proj.weight", 2, F, H)                                                                     \
     W(down, "mlp.down_proj.weight", 2, H, F)
 
 struct llama_layer {
@@ -51,12 +54,12 @@ struct llama {
 
 /* Dims from the checkpoint's shapes; the last n_unused layers, the norm and the head are known and not bound.
  * ERR_WEIGHTS, ERR_NOMEM; missing tensors are the binder's to report. */
-int llama_bind(struct llama *m, struct binder *b, const struct llama_config *config, const char *prefix, int n_unused,
-               struct err *err);
+int llama_bind(struct llama *m, struct binder *b, const struct llama_config *config, const char *prefix,
+               int n_unused, struct err *err);
 void llama_done(struct llama *m);
 
-/* x [S, H], S = n or n + 1 (with the pad row last) -> rows [n_skip, S) of the last computed layer, a view of x.
- * Tap "mid.hidden<k>": x after k layers. */
+/* x [S, H], S = n or n + 1 (with the pad row last) -> rows [n_skip, S) of the last computed layer, a view of
+ * x. Tap "mid.hidden<k>": x after k layers. */
 struct tensor llama_forward(struct run *r, const struct llama *m, struct tensor x, int64_t n, int64_t n_skip);
 
 #endif

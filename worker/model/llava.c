@@ -7,10 +7,10 @@
 enum { MAX = TOKENIZER_LLAMA_MAX, CROP = TOKENIZER_LLAMA_CROP, N_UNUSED = 2, PIXELS = 336 };
 
 /* field, name, dimensions */
-#define LLAVA_PROJECTOR(W)                                                                                           \
-    W(linear1_w, "multi_modal_projector.linear_1.weight", 2, H, C)                                                   \
-    W(linear1_b, "multi_modal_projector.linear_1.bias", 1, H)                                                        \
-    W(linear2_w, "multi_modal_projector.linear_2.weight", 2, H, H)                                                   \
+#define LLAVA_PROJECTOR(W)                                                                                   \
+    W(linear1_w, "multi_modal_projector.linear_1.weight", 2, H, C)                                           \
+    W(linear1_b, "multi_modal_projector.linear_1.bias", 1, H)                                                \
+    W(linear2_w, "multi_modal_projector.linear_2.weight", 2, H, H)                                           \
     W(linear2_b, "multi_modal_projector.linear_2.bias", 1, H)
 
 struct llava {
@@ -23,7 +23,8 @@ struct llava {
 #undef W
 };
 
-/* ---- opening ----------------------------------------------------------------------------------------------- */
+/* ---- opening
+ * ----------------------------------------------------------------------------------------------- */
 
 static int fill(struct model_config *c, struct llava_config *ret)
 {
@@ -120,9 +121,11 @@ int64_t llava_width(const struct llava *l)
     return l->text.H;
 }
 
-/* ---- forward ----------------------------------------------------------------------------------------------- */
+/* ---- forward
+ * ----------------------------------------------------------------------------------------------- */
 
-struct tensor llava_vision(struct run *r, const struct llava *l, struct tensor pixels, struct tensor *ret_vision)
+struct tensor llava_vision(struct run *r, const struct llava *l, struct tensor pixels,
+                           struct tensor *ret_vision)
 {
     run_push(r, "llava");
     struct tensor y = run_new(r, DTYPE_F32, 2, SHAPE(l->n_image, l->text.H));
@@ -142,7 +145,8 @@ struct tensor llava_vision(struct run *r, const struct llava *l, struct tensor p
 static bool check_ids(struct run *r, const struct llava *l, const int32_t *ids, int n)
 {
     if (n <= CROP || n > MAX) {
-        run_fail(r, ERR_SHAPE, "a prompt of %d tokens with its template; %d to %d are allowed", n, CROP + 1, MAX);
+        run_fail(r, ERR_SHAPE, "a prompt of %d tokens with its template; %d to %d are allowed", n, CROP + 1,
+                 MAX);
         return false;
     }
     for (int i = 0; ids && i < n; i++) {
@@ -157,7 +161,8 @@ static bool check_ids(struct run *r, const struct llava *l, const int32_t *ids, 
 }
 
 /* Text, image and, if there is padding, one row of zeros -> [S, H] */
-static struct tensor merge(struct run *r, const struct llava *l, const int32_t *ids, int n, struct tensor image)
+static struct tensor merge(struct run *r, const struct llava *l, const int32_t *ids, int n,
+                           struct tensor image)
 {
     struct tensor zero = run_new(r, DTYPE_F32, 2, SHAPE(1, l->text.H));
     op_fill(r, zero, 0);
@@ -166,7 +171,8 @@ static struct tensor merge(struct run *r, const struct llava *l, const int32_t *
     return op_concat(r, part, n < MAX ? 3 : 2, 0);
 }
 
-/* The rows of a whole padded prompt out of the computed ones: real rows, then the last one again and again. */
+/* The rows of a whole padded prompt out of the computed ones: real rows, then the last one again and again.
+ */
 static struct tensor spread(struct run *r, const struct llava *l, int64_t n_real)
 {
     const int64_t rows = llava_rows(l);

@@ -1,5 +1,5 @@
-/* llava.h -- picture and prompt to the transformer's text states: vision tower, projector, Llama with the merge of
- * transformers 4.45.
+/* llava.h -- picture and prompt to the transformer's text states: vision tower, projector, Llama with the
+ * merge of transformers 4.45.
  *
  *     struct llava *l;
  *     if ((rc = llava_open(&l, &config, ckpt, device, err)) < 0) ...       ckpt stays until llava_close
@@ -9,11 +9,13 @@
  *     llava_close(l);
  *
  * Flow of a prompt of n tokens, <image> last (H 4096):
- *     1. rows [0, n-1) token embeddings, [n-1, n+575) the image, then one row of zeros: the pad      [n+576, H]
+ *     1. rows [0, n-1) token embeddings, [n-1, n+575) the image, then a row of zeros: the pad   [n+576, H]
  *     2. Llama, all layers but the last two
- *     3. rows [95, n+575), then the pad's row 351 - n times                                           [831, H]
- * The mask handed on is not the mask of valid rows: its 575 ones for the image are appended behind the padding, though
- * the image rows sit in front of it. The transformer was trained on that.
+ *     3. rows [95, n+575), then the pad's row 351 - n times                                     [831, H]
+ *
+ * The mask handed on is not the mask of valid rows: its 575 ones for the image are appended behind the
+ * padding, though the image rows sit in front of it. The transformer was trained on that.
+ *
  * Source: Liu et al. 2023, arXiv 2304.08485; HunyuanVideo-Avatar, text_encoder/__init__.py; transformers 4.45
  * modeling_llava.py.
  */
@@ -46,9 +48,12 @@ int64_t llava_rows(const struct llava *l);  /* of states and mask: 831 */
 int64_t llava_width(const struct llava *l); /* H */
 
 /* pixels u8 [336, 336, 3] -> [576, H]; *ret_vision (may be NULL): the tower's own rows [576, C]. */
-struct tensor llava_vision(struct run *r, const struct llava *l, struct tensor pixels, struct tensor *ret_vision);
-/* ids: host, n real tokens, the last of them <image>; 95 < n <= 351. NULL while planning. image: of llava_vision. */
-struct tensor llava_text(struct run *r, const struct llava *l, const int32_t *ids, int n, struct tensor image);
+struct tensor llava_vision(struct run *r, const struct llava *l, struct tensor pixels,
+                           struct tensor *ret_vision);
+/* ids: host, n real tokens, the last of them <image>; 95 < n <= 351. NULL while planning. image: of
+ * llava_vision. */
+struct tensor llava_text(struct run *r, const struct llava *l, const int32_t *ids, int n,
+                         struct tensor image);
 /* The mask that belongs to the states of n tokens: [1]*(n-95) + [0]*(351-n) + [1]*575. */
 void llava_mask(const struct llava *l, int n, uint8_t *ret);
 

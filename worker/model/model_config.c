@@ -62,8 +62,8 @@ int64_t model_config_int(struct model_config *c, const char *key, int64_t otherw
         return otherwise;
     if (json_is_integer(v) && json_integer_value(v) >= min && json_integer_value(v) <= max)
         return json_integer_value(v);
-    c->rc = err_set(c->err, ERR_FORMAT, "config: %s must be a whole number from %lld to %lld", key, (long long)min,
-                    (long long)max);
+    c->rc = err_set(c->err, ERR_FORMAT, "config: %s must be a whole number from %lld to %lld", key,
+                    (long long)min, (long long)max);
     return otherwise;
 }
 
@@ -83,7 +83,8 @@ enum act model_config_act(struct model_config *c, const char *key, enum act othe
     static const struct {
         const char *name;
         enum act act;
-    } list[] = {{"gelu", ACT_GELU_ERF}, {"quick_gelu", ACT_QUICK_GELU}, {"silu", ACT_SILU}, {"relu", ACT_RELU}};
+    } list[] = {
+        {"gelu", ACT_GELU_ERF}, {"quick_gelu", ACT_QUICK_GELU}, {"silu", ACT_SILU}, {"relu", ACT_RELU}};
     json_t *v = find(c, key);
     const char *name = json_string_value(v);
     if (!v)
@@ -92,7 +93,7 @@ enum act model_config_act(struct model_config *c, const char *key, enum act othe
         if (strcmp(list[i].name, name) == 0)
             return list[i].act;
     }
-    c->rc = err_set(c->err, ERR_FORMAT, "config: %s is \"%.40s\": gelu, quick_gelu, silu and relu are known", key,
-                    name ? name : "(no text)");
+    c->rc = err_set(c->err, ERR_FORMAT, "config: %s is \"%.40s\": gelu, quick_gelu, silu and relu are known",
+                    key, name ? name : "(no text)");
     return otherwise;
 }

@@ -33,7 +33,8 @@ bool model_config_enter(struct model_config *c, const char *key);
 void model_config_leave(struct model_config *c); /* back to the root */
 
 /* A missing or null key gives `otherwise`. */
-int64_t model_config_int(struct model_config *c, const char *key, int64_t otherwise, int64_t min, int64_t max);
+int64_t model_config_int(struct model_config *c, const char *key, int64_t otherwise, int64_t min,
+                         int64_t max);
 float model_config_real(struct model_config *c, const char *key, double otherwise, double min, double max);
 /* "gelu", "quick_gelu", "silu" or "relu". */
 enum act model_config_act(struct model_config *c, const char *key, enum act otherwise);

@@ -29,7 +29,8 @@ struct tokenizer_clip {
     int32_t special[N_SPECIAL]; /* start, end */
 };
 
-/* ---- cleaning ---------------------------------------------------------------------------------------------- */
+/* ---- cleaning
+ * ---------------------------------------------------------------------------------------------- */
 
 struct range {
     int32_t first, last;
@@ -46,18 +47,20 @@ static bool in_ranges(int32_t c, const struct range *list, size_t n)
 
 static bool is_ideograph(int32_t c)
 {
-    static const struct range list[] = {{0x4e00, 0x9fff},   {0x3400, 0x4dbf},   {0x20000, 0x2a6df}, {0x2a700, 0x2b73f},
-                                        {0x2b740, 0x2b81f}, {0x2b820, 0x2ceaf}, {0xf900, 0xfaff},   {0x2f800, 0x2fa1f}};
+    static const struct range list[] = {{0x4e00, 0x9fff},   {0x3400, 0x4dbf},   {0x20000, 0x2a6df},
+                                        {0x2a700, 0x2b73f}, {0x2b740, 0x2b81f}, {0x2b820, 0x2ceaf},
+                                        {0xf900, 0xfaff},   {0x2f800, 0x2fa1f}};
     return in_ranges(c, list, sizeof list / sizeof *list);
 }
 
 /* Unicode's Case_Ignorable. */
 static bool is_case_ignorable(int32_t c)
 {
-    static const struct range list[] = {{0x27, 0x27},     {0x2e, 0x2e},     {0x3a, 0x3a},     {0xb7, 0xb7},
-                                        {0x387, 0x387},   {0x55f, 0x55f},   {0x5f4, 0x5f4},   {0x2018, 0x2019},
-                                        {0x2024, 0x2024}, {0x2027, 0x2027}, {0xfe13, 0xfe13}, {0xfe52, 0xfe52},
-                                        {0xfe55, 0xfe55}, {0xff07, 0xff07}, {0xff0e, 0xff0e}, {0xff1a, 0xff1a}};
+    static const struct range list[] = {
+        {0x27, 0x27},     {0x2e, 0x2e},     {0x3a, 0x3a},     {0xb7, 0xb7},
+        {0x387, 0x387},   {0x55f, 0x55f},   {0x5f4, 0x5f4},   {0x2018, 0x2019},
+        {0x2024, 0x2024}, {0x2027, 0x2027}, {0xfe13, 0xfe13}, {0xfe52, 0xfe52},
+        {0xfe55, 0xfe55}, {0xff07, 0xff07}, {0xff0e, 0xff0e}, {0xff1a, 0xff1a}};
     switch (utf8proc_category(c)) {
     case UTF8PROC_CATEGORY_MN:
     case UTF8PROC_CATEGORY_ME:
@@ -73,8 +76,9 @@ static bool is_case_ignorable(int32_t c)
 /* Unicode's Cased, for characters that are not Case_Ignorable. */
 static bool is_cased(int32_t c)
 {
-    static const struct range list[] = {{0xaa, 0xaa},       {0xba, 0xba},       {0x2160, 0x217f},   {0x24b6, 0x24e9},
-                                        {0x1f130, 0x1f149}, {0x1f150, 0x1f169}, {0x1f170, 0x1f189}};
+    static const struct range list[] = {{0xaa, 0xaa},      {0xba, 0xba},       {0x2160, 0x217f},
+                                        {0x24b6, 0x24e9},  {0x1f130, 0x1f149}, {0x1f150, 0x1f169},
+                                        {0x1f170, 0x1f189}};
     switch (utf8proc_category(c)) {
     case UTF8PROC_CATEGORY_LU:
     case UTF8PROC_CATEGORY_LL:
@@ -85,7 +89,8 @@ static bool is_cased(int32_t c)
     }
 }
 
-/* Final_Sigma of Unicode's SpecialCasing: a cased letter before i, none after it, case-ignorable ones skipped. */
+/* Final_Sigma of Unicode's SpecialCasing: a cased letter before i, none after it, case-ignorable ones
+ * skipped. */
 static bool is_final_sigma(const int32_t *word, size_t n, size_t i)
 {
     size_t before = i, after = i + 1;
@@ -158,7 +163,8 @@ static int normalise(const struct buf *text, struct buf *out, size_t *ret_n)
 {
     const utf8proc_option_t options = UTF8PROC_STABLE | UTF8PROC_COMPOSE;
     const utf8proc_uint8_t *bytes = (const utf8proc_uint8_t *)text->data;
-    utf8proc_ssize_t n = text->len ? utf8proc_decompose(bytes, (utf8proc_ssize_t)text->len, NULL, 0, options) : 0;
+    utf8proc_ssize_t n =
+        text->len ? utf8proc_decompose(bytes, (utf8proc_ssize_t)text->len, NULL, 0, options) : 0;
     if (n < 0)
         return ERR_INVALID;
     int rc = buf_reserve(out, 4 * (size_t)n);
@@ -212,7 +218,8 @@ static int clean(struct tokenizer_clip *t, const char *text, size_t len, struct 
     return rc < 0 ? err_set(err, rc, "text: %zu bytes cannot be normalised", len) : 0;
 }
 
-/* ---- text to ids ------------------------------------------------------------------------------------------- */
+/* ---- text to ids
+ * ------------------------------------------------------------------------------------------- */
 
 /* Which special token starts at text, -1 if none. */
 static int special_at(const char *text, size_t len)
@@ -253,7 +260,8 @@ int tokenizer_clip_ids(struct tokenizer_clip *t, const char *text, size_t len, b
                        struct err *err)
 {
     if (len > TOKENIZER_CLIP_TEXT_MAX)
-        return err_set(err, ERR_TOOBIG, "text: %zu bytes; at most %d are allowed", len, TOKENIZER_CLIP_TEXT_MAX);
+        return err_set(err, ERR_TOOBIG, "text: %zu bytes; at most %d are allowed", len,
+                       TOKENIZER_CLIP_TEXT_MAX);
     if (!str_utf8_ok(text, len))
         return err_set(err, ERR_INVALID, "text: is not UTF-8");
     size_t piece = 0;
@@ -294,7 +302,8 @@ int tokenizer_clip_prompt(struct tokenizer_clip *t, const char *text, size_t len
     return rc;
 }
 
-/* ---- opening ----------------------------------------------------------------------------------------------- */
+/* ---- opening
+ * ----------------------------------------------------------------------------------------------- */
 
 /* merges.txt: one "left right" a line, the first line is a version. */
 static int read_merges(struct tokenizer_clip *t, const char *text, struct err *err)

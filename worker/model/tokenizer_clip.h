@@ -6,12 +6,13 @@
  *     rc = tokenizer_clip_prompt(t, prompt, strlen(prompt), true, &p, err);
  *     tokenizer_clip_close(t);
  *
- * The rules are those of the slow tokenizer of transformers 4.45 without ftfy (no mojibake repair, no HTML unescaping):
- * clean (category C* dropped, white space to spaces, spaces around CJK ideographs), NFC, words lower-cased with
- * Unicode's full mapping, cut by the pattern, byte pairs with "</w>" (bpe.h), start and end id around.
- * literal: "<|startoftext|>" and "<|endoftext|>" inside the text are ordinary text.
+ * The rules are those of the slow tokenizer of transformers 4.45 without ftfy (no mojibake repair, no HTML
+ * unescaping): clean (category C* dropped, white space to spaces, spaces around CJK ideographs), NFC, words
+ * lower-cased with Unicode's full mapping, cut by the pattern, byte pairs with "</w>" (bpe.h), start and end
+ * id around. literal: "<|startoftext|>" and "<|endoftext|>" inside the text are ordinary text.
  *
- * text must be UTF-8 (ERR_INVALID) of at most TOKENIZER_CLIP_TEXT_MAX bytes (ERR_TOOBIG). One thread at a time.
+ * text must be UTF-8 (ERR_INVALID) of at most TOKENIZER_CLIP_TEXT_MAX bytes (ERR_TOOBIG). One thread at a
+ * time.
  */
 #ifndef WORKER_MODEL_TOKENIZER_CLIP_H
 #define WORKER_MODEL_TOKENIZER_CLIP_H

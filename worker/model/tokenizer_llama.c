@@ -38,7 +38,8 @@ struct tokenizer_llama {
     int n_tail; /* tokens of the tail */
 };
 
-/* ---- reading ----------------------------------------------------------------------------------------------- */
+/* ---- reading
+ * ----------------------------------------------------------------------------------------------- */
 
 static int by_length(const void *a, const void *b)
 {
@@ -50,7 +51,8 @@ static int read_added(struct tokenizer_llama *t, json_t *list, struct err *err)
 {
     size_t n = json_array_size(list);
     if (n == 0 || n > ADDED_MAX)
-        return err_set(err, ERR_FORMAT, "tokenizer.json: %zu added tokens; 1 to %d are allowed", n, ADDED_MAX);
+        return err_set(err, ERR_FORMAT, "tokenizer.json: %zu added tokens; 1 to %d are allowed", n,
+                       ADDED_MAX);
     t->added = mem_calloc(n, sizeof *t->added);
     if (!t->added)
         return err_set(err, ERR_NOMEM, "tokenizer.json: no memory for %zu added tokens", n);
@@ -90,7 +92,8 @@ static int read_merges(struct tokenizer_llama *t, json_t *merges, struct err *er
         const char *gap = left && json_is_string(entry) ? strchr(left, ' ') : NULL;
         const char *right = gap ? gap + 1 : json_string_value(json_array_get(entry, 1));
         if (!left || !right)
-            return err_set(err, ERR_FORMAT, "tokenizer.json: model.merges[%zu] is neither \"a b\" nor [\"a\", \"b\"]", i);
+            return err_set(err, ERR_FORMAT,
+                           "tokenizer.json: model.merges[%zu] is neither \"a b\" nor [\"a\", \"b\"]", i);
         rc = bpe_merge(t->bpe, left, gap ? (size_t)(gap - left) : strlen(left), right, strlen(right), err);
     }
     return rc;
@@ -124,13 +127,14 @@ static int read_tokenizer(struct tokenizer_llama *t, json_t *file, struct err *e
 }
 
 /* The id that config.json gives, or the one of the added token. */
-static int read_id(const struct tokenizer_llama *t, json_t *config, const char *key, const char *token, int32_t *ret,
-                   struct err *err)
+static int read_id(const struct tokenizer_llama *t, json_t *config, const char *key, const char *token,
+                   int32_t *ret, struct err *err)
 {
     json_t *value = json_object_get(config, key);
     json_int_t id = json_is_integer(value) ? json_integer_value(value) : find_added(t, token);
     if (id < 0 || id > INT32_MAX)
-        return err_set(err, ERR_FORMAT, "config.json has no %s and tokenizer.json no added token %s", key, token);
+        return err_set(err, ERR_FORMAT, "config.json has no %s and tokenizer.json no added token %s", key,
+                       token);
     *ret = (int32_t)id;
     return 0;
 }
@@ -146,10 +150,13 @@ static int read_ids(struct tokenizer_llama *t, json_t *config, struct err *err)
     return rc;
 }
 
-/* ---- text to ids ------------------------------------------------------------------------------------------- */
+/* ---- text to ids
+ * ------------------------------------------------------------------------------------------- */
 
-/* One piece without added tokens: every match of the pattern is a word, and so is what lies between matches. */
-static int encode_piece(struct tokenizer_llama *t, const char *text, size_t len, struct buf *ids, struct err *err)
+/* One piece without added tokens: every match of the pattern is a word, and so is what lies between matches.
+ */
+static int encode_piece(struct tokenizer_llama *t, const char *text, size_t len, struct buf *ids,
+                        struct err *err)
 {
     size_t at = 0;
     int rc = 0;
@@ -178,11 +185,12 @@ static const struct added *added_at(const struct tokenizer_llama *t, const char 
 }
 
 /* A whole text; in [from, to) added tokens are not looked for. */
-static int encode(struct tokenizer_llama *t, const char *text, size_t len, size_t from, size_t to, struct buf *ids,
-                  struct err *err)
+static int encode(struct tokenizer_llama *t, const char *text, size_t len, size_t from, size_t to,
+                  struct buf *ids, struct err *err)
 {
     if (len > TOKENIZER_LLAMA_TEXT_MAX)
-        return err_set(err, ERR_TOOBIG, "text: %zu bytes; at most %d are allowed", len, TOKENIZER_LLAMA_TEXT_MAX);
+        return err_set(err, ERR_TOOBIG, "text: %zu bytes; at most %d are allowed", len,
+                       TOKENIZER_LLAMA_TEXT_MAX);
     if (!str_utf8_ok(text, len))
         return err_set(err, ERR_INVALID, "text: is not UTF-8");
     size_t piece = 0;
@@ -203,8 +211,8 @@ static int encode(struct tokenizer_llama *t, const char *text, size_t len, size_
     return rc < 0 ? rc : encode_piece(t, text + piece, len - piece, ids, err);
 }
 
-int tokenizer_llama_ids(struct tokenizer_llama *t, const char *text, size_t len, bool literal, struct buf *ids,
-                        struct err *err)
+int tokenizer_llama_ids(struct tokenizer_llama *t, const char *text, size_t len, bool literal,
+                        struct buf *ids, struct err *err)
 {
     return encode(t, text, len, literal ? 0 : len, len, ids, err);
 }
@@ -241,7 +249,8 @@ out:
     return rc;
 }
 
-/* ---- opening ----------------------------------------------------------------------------------------------- */
+/* ---- opening
+ * ----------------------------------------------------------------------------------------------- */
 
 static int count_tail(struct tokenizer_llama *t, struct err *err)
 {

@@ -8,8 +8,9 @@
 #include "common/buf.h"
 #include "common/mem.h"
 
-#define WHITE_SPACE                                                                                                  \
-    "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+#define WHITE_SPACE                                                                                          \
+    "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{" \
+    "3000}"
 
 enum { PATTERN_MAX = 64 * 1024 };
 
@@ -33,8 +34,8 @@ static void regex_free(void *p, void *unused)
     mem_free(p);
 }
 
-/* Copies the pattern; \s and \S become White_Space and its complement. Inside a class \s loses the brackets; \S there
- * stays as it is. */
+/* Copies the pattern; \s and \S become White_Space and its complement. Inside a class \s loses the brackets;
+ * \S there stays as it is. */
 static int rewrite(const char *pattern, struct buf *out)
 {
     bool in_class = false;
@@ -77,7 +78,8 @@ int tokenizer_regex_new(struct tokenizer_regex **ret, const char *pattern, bool 
     int code = 0;
     PCRE2_SIZE at = 0;
     uint32_t options = PCRE2_UTF | PCRE2_UCP | PCRE2_NO_AUTO_CAPTURE | (caseless ? PCRE2_CASELESS : 0);
-    re->code = pcre2_compile((PCRE2_SPTR)(text.data ? text.data : ""), text.len, options, &code, &at, re->compile);
+    re->code =
+        pcre2_compile((PCRE2_SPTR)(text.data ? text.data : ""), text.len, options, &code, &at, re->compile);
     if (!re->code) {
         unsigned char why[120] = "";
         pcre2_get_error_message(code, why, sizeof why);
@@ -110,8 +112,8 @@ void tokenizer_regex_free(struct tokenizer_regex *re)
     mem_free(re);
 }
 
-int tokenizer_regex_next(struct tokenizer_regex *re, const char *text, size_t len, size_t from, size_t *ret_start,
-                         size_t *ret_end, struct err *err)
+int tokenizer_regex_next(struct tokenizer_regex *re, const char *text, size_t len, size_t from,
+                         size_t *ret_start, size_t *ret_end, struct err *err)
 {
     uint32_t options = PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY;
     int rc = pcre2_match(re->code, (PCRE2_SPTR)text, len, from, options, re->data, re->match);
@@ -122,8 +124,8 @@ int tokenizer_regex_next(struct tokenizer_regex *re, const char *text, size_t le
     if (rc < 0) {
         unsigned char why[120] = "";
         pcre2_get_error_message(rc, why, sizeof why);
-        return err_set(err, rc == PCRE2_ERROR_NOMEMORY ? ERR_NOMEM : ERR_TOOBIG, "text: cannot be cut into words: %s",
-                       (const char *)why);
+        return err_set(err, rc == PCRE2_ERROR_NOMEMORY ? ERR_NOMEM : ERR_TOOBIG,
+                       "text: cannot be cut into words: %s", (const char *)why);
     }
     const PCRE2_SIZE *span = pcre2_get_ovector_pointer(re->data);
     *ret_start = span[0];

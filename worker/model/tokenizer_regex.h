@@ -6,9 +6,9 @@
  *         at = end;                                         text[start, end) is the match
  *     tokenizer_regex_free(re);
  *
- * The engine is PCRE2 with Unicode properties (and its compiler to machine code where the build has one). `\s` and `\S`
- * are rewritten to Unicode's White_Space, which PCRE2's own `\s` is not (it adds U+180E). Groups are not captured.
- * One thread at a time.
+ * The engine is PCRE2 with Unicode properties (and its compiler to machine code where the build has one).
+ * `\s` and `\S` are rewritten to Unicode's White_Space, which PCRE2's own `\s` is not (it adds U+180E).
+ * Groups are not captured. One thread at a time.
  */
 #ifndef WORKER_MODEL_TOKENIZER_REGEX_H
 #define WORKER_MODEL_TOKENIZER_REGEX_H
@@ -24,10 +24,10 @@ struct tokenizer_regex;
 int tokenizer_regex_new(struct tokenizer_regex **ret, const char *pattern, bool caseless, struct err *err);
 void tokenizer_regex_free(struct tokenizer_regex *re);
 
-/* The first match that starts at or after `from`: 1 and [*ret_start, *ret_end), 0 when there is none. text must be
- * valid UTF-8 (not checked again); its end is the end for look-ahead. An empty match is none. ERR_TOOBIG when the
- * engine's limit of work is reached. */
-int tokenizer_regex_next(struct tokenizer_regex *re, const char *text, size_t len, size_t from, size_t *ret_start,
-                         size_t *ret_end, struct err *err);
+/* The first match that starts at or after `from`: 1 and [*ret_start, *ret_end), 0 when there is none. text
+ * must be valid UTF-8 (not checked again); its end is the end for look-ahead. An empty match is none.
+ * ERR_TOOBIG when the engine's limit of work is reached. */
+int tokenizer_regex_next(struct tokenizer_regex *re, const char *text, size_t len, size_t from,
+                         size_t *ret_start, size_t *ret_end, struct err *err);
 
 #endif

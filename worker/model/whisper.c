@@ -7,13 +7,13 @@
 #include "worker/model/model_config.h"
 
 /* field, name, dimensions: M mels, R rows */
-#define WHISPER(W)                                                                                                   \
-    W(conv1_w, "model.encoder.conv1.weight", 3, C, M, 3)                                                             \
-    W(conv1_b, "model.encoder.conv1.bias", 1, C)                                                                     \
-    W(conv2_w, "model.encoder.conv2.weight", 3, C, C, 3)                                                             \
-    W(conv2_b, "model.encoder.conv2.bias", 1, C)                                                                     \
-    W(position, "model.encoder.embed_positions.weight", 2, R, C)                                                     \
-    W(norm_w, "model.encoder.layer_norm.weight", 1, C)                                                               \
+#define WHISPER(W)                                                                                           \
+    W(conv1_w, "model.encoder.conv1.weight", 3, C, M, 3)                                                     \
+    W(conv1_b, "model.encoder.conv1.bias", 1, C)                                                             \
+    W(conv2_w, "model.encoder.conv2.weight", 3, C, C, 3)                                                     \
+    W(conv2_b, "model.encoder.conv2.bias", 1, C)                                                             \
+    W(position, "model.encoder.embed_positions.weight", 2, R, C)                                             \
+    W(norm_w, "model.encoder.layer_norm.weight", 1, C)                                                       \
     W(norm_b, "model.encoder.layer_norm.bias", 1, C)
 
 #define EPS 1e-5f
@@ -32,7 +32,8 @@ struct whisper {
     struct device *device;
 };
 
-/* ---- mel filters ------------------------------------------------------------------------------------------- */
+/* ---- mel filters
+ * ------------------------------------------------------------------------------------------- */
 
 /* Slaney's scale: linear below 1000 Hz, logarithmic above. */
 static double mel_to_hz(double mel)
@@ -68,7 +69,8 @@ static int make_filters(struct whisper *w, struct err *err)
     return w->device ? device_upload(w->device, host, &w->filters_dev, err) : 0;
 }
 
-/* ---- opening ----------------------------------------------------------------------------------------------- */
+/* ---- opening
+ * ----------------------------------------------------------------------------------------------- */
 
 static int fill(struct model_config *c, struct whisper_config *ret)
 {
@@ -112,8 +114,8 @@ static int bind_all(struct whisper *w, struct ckpt *c, struct err *err)
     return binder_finish(&b, true, err);
 }
 
-int whisper_open(struct whisper **ret, const struct whisper_config *config, struct ckpt *c, struct device *device,
-                 struct err *err)
+int whisper_open(struct whisper **ret, const struct whisper_config *config, struct ckpt *c,
+                 struct device *device, struct err *err)
 {
     struct whisper *w = mem_zalloc(sizeof *w);
     if (!w)
@@ -125,12 +127,15 @@ int whisper_open(struct whisper **ret, const struct whisper_config *config, stru
     w->R = ckpt_dim(c, "model.encoder.embed_positions.weight", 0);
     w->F = ckpt_dim(c, "model.encoder.layers.0.fc1.weight", 0);
     w->layer = mem_calloc((size_t)config->layers, sizeof *w->layer);
-    int rc = w->layer ? 0 : err_set(err, ERR_NOMEM, "audio encoder: no memory for %d layers", (int)config->layers);
+    int rc =
+        w->layer ? 0 : err_set(err, ERR_NOMEM, "audio encoder: no memory for %d layers", (int)config->layers);
     if (rc == 0 && (w->C < 1 || w->M < 1 || w->M > 1024 || w->F < 1 || w->C % config->heads != 0 ||
                     w->R != WHISPER_PIECE / 320))
-        rc = err_set(err, ERR_WEIGHTS, "audio encoder: %lld channels, %lld heads, %lld mels, MLP %lld, %lld positions do not "
-                     "make one (%d positions are wanted)", (long long)w->C, (long long)config->heads, (long long)w->M,
-                     (long long)w->F, (long long)w->R, WHISPER_PIECE / 320);
+        rc = err_set(err, ERR_WEIGHTS,
+                     "audio encoder: %lld channels, %lld heads, %lld mels, MLP %lld, %lld positions do not "
+                     "make one (%d positions are wanted)",
+                     (long long)w->C, (long long)config->heads, (long long)w->M, (long long)w->F,
+                     (long long)w->R, WHISPER_PIECE / 320);
     if (rc == 0)
         rc = bind_all(w, c, err);
     if (rc == 0)
@@ -169,7 +174,8 @@ const float *whisper_filters(const struct whisper *w, int64_t *ret_n_mels)
     return w->filters;
 }
 
-/* ---- encoder ----------------------------------------------------------------------------------------------- */
+/* ---- encoder
+ * ----------------------------------------------------------------------------------------------- */
 
 struct tensor whisper_mel(struct run *r, const struct whisper *w, struct tensor wave)
 {
@@ -177,9 +183,11 @@ struct tensor whisper_mel(struct run *r, const struct whisper *w, struct tensor 
 }
 
 /* act(conv), x [T, Ci], w [Co, Ci, 3] -> [T / stride, Co] */
-static struct tensor conv(struct run *r, struct tensor x, struct tensor w, struct tensor b, int stride, enum act act)
+static struct tensor conv(struct run *r, struct tensor x, struct tensor w, struct tensor b, int stride,
+                          enum act act)
 {
-    const struct conv c = {.stride = {1, 1, stride}, .pad_before = {0, 0, 1}, .pad_after = {0, 0, 1}, .act = act};
+    const struct conv c = {
+        .stride = {1, 1, stride}, .pad_before = {0, 0, 1}, .pad_after = {0, 0, 1}, .act = act};
     x = tensor_view(x, 4, SHAPE(1, 1, tensor_dim(x, 0), tensor_dim(x, 1)));
     w = tensor_view(w, 5, SHAPE(tensor_dim(w, 0), tensor_dim(w, 1), 1, 1, tensor_dim(w, 2)));
     x = op_conv(r, x, w, b, &c);
@@ -187,7 +195,8 @@ static struct tensor conv(struct run *r, struct tensor x, struct tensor w, struc
 }
 
 /* One piece of 30 s into out [1500, states, C]. samples: n of them, the rest is silence. */
-static void encode_piece(struct run *r, const struct whisper *w, const float *samples, int64_t n, struct tensor out)
+static void encode_piece(struct run *r, const struct whisper *w, const float *samples, int64_t n,
+                         struct tensor out)
 {
     const struct encoder_layer_kind kind = {w->config.heads, EPS, w->config.act, ATTN_FULL};
     const int layers = (int)w->config.layers;
@@ -214,7 +223,8 @@ struct tensor whisper_encode(struct run *r, const struct whisper *w, const float
 {
     const int64_t pieces = (n + WHISPER_PIECE - 1) / WHISPER_PIECE;
     if (n < 1 || pieces > PIECES_MAX) {
-        run_fail(r, ERR_SHAPE, "%lld samples; 1 to %lld are allowed", (long long)n, (long long)PIECES_MAX * WHISPER_PIECE);
+        run_fail(r, ERR_SHAPE, "%lld samples; 1 to %lld are allowed", (long long)n,
+                 (long long)PIECES_MAX * WHISPER_PIECE);
         return TENSOR_NONE;
     }
     struct tensor out = run_new(r, DTYPE_F32, 3, SHAPE(pieces * w->R, whisper_states(w), w->C));
@@ -228,7 +238,8 @@ struct tensor whisper_encode(struct run *r, const struct whisper *w, const float
     return out;
 }
 
-/* ---- windows ----------------------------------------------------------------------------------------------- */
+/* ---- windows
+ * ----------------------------------------------------------------------------------------------- */
 
 int64_t whisper_frames(int64_t n_samples)
 {
@@ -243,7 +254,8 @@ void whisper_reference_frames(int64_t n_frames, int64_t *ret_windows, int64_t *r
 }
 
 /* Rows of the states with LEAD zero rows in front; row 0 stands for every row that does not exist. */
-static struct tensor window_rows(struct run *r, int64_t n_windows, int64_t step, int64_t n_total, int64_t n_rows)
+static struct tensor window_rows(struct run *r, int64_t n_windows, int64_t step, int64_t n_total,
+                                 int64_t n_rows)
 {
     const int64_t n = n_total * WHISPER_WINDOW;
     int32_t *at = mem_alloc((size_t)n * sizeof *at);
@@ -258,14 +270,16 @@ static struct tensor window_rows(struct run *r, int64_t n_windows, int64_t step,
     return idx;
 }
 
-struct tensor whisper_windows(struct run *r, struct tensor states, int64_t n_windows, double fps, int64_t n_total)
+struct tensor whisper_windows(struct run *r, struct tensor states, int64_t n_windows, double fps,
+                              int64_t n_total)
 {
     const int64_t step = fps == 25 ? 2 : fps == 12.5 ? 4 : 0;
     const int64_t R = tensor_dim(states, 0), L = tensor_dim(states, 1), C = tensor_dim(states, 2);
     if (step == 0)
         run_fail(r, ERR_UNSUPPORTED, "%g frames a second; 25 and 12.5 are supported", fps);
     if (n_total < 1 || n_windows < 0 || n_windows > n_total || n_total > INT32_MAX / 64 || states.n_dims != 3)
-        run_fail(r, ERR_SHAPE, "%lld windows of %lld frames do not fit the states", (long long)n_windows, (long long)n_total);
+        run_fail(r, ERR_SHAPE, "%lld windows of %lld frames do not fit the states", (long long)n_windows,
+                 (long long)n_total);
     if (run_failed(r))
         return TENSOR_NONE;
     struct tensor y = run_new(r, DTYPE_F32, 2, SHAPE(n_total * WHISPER_WINDOW, L * C));

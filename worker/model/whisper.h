@@ -1,4 +1,5 @@
-/* whisper.h -- sound to audio features: Whisper's log mel and encoder, and the window of states that a video frame sees.
+/* whisper.h -- sound to audio features: Whisper's log mel and encoder, and the window of states that a video
+ * frame sees.
  *
  *     struct whisper *w;
  *     if ((rc = whisper_open(&w, &config, ckpt, device, err)) < 0) ...       ckpt stays until whisper_close
@@ -11,8 +12,9 @@
  *     2. gelu(conv 3), gelu(conv 3 every 2), + positions                     [1500, C]
  *     3. layers; every row sees all 1500
  *     4. five states a row: before the layers, after layers 1, 2, 3, and after the last one and its LayerNorm
- * Longer sound is cut into pieces of 30 s, each with its own maximum and its own attention. The reference only uses the
- * first piece.
+ * Longer sound is cut into pieces of 30 s, each with its own maximum and its own attention. The reference
+ * only uses the first piece.
+ *
  * Source: Radford et al. 2022, arXiv 2212.04356; transformers 4.45 modeling_whisper.py; the windows are
  * HunyuanVideo-Avatar's get_audio_feature and encode_audio.
  */
@@ -44,8 +46,8 @@ int whisper_config_parse(struct whisper_config *ret, const char *text, size_t le
 struct whisper;
 
 /* c is borrowed until whisper_close; device too (NULL: planning). ERR_WEIGHTS lists what does not match. */
-int whisper_open(struct whisper **ret, const struct whisper_config *config, struct ckpt *c, struct device *device,
-                 struct err *err);
+int whisper_open(struct whisper **ret, const struct whisper_config *config, struct ckpt *c,
+                 struct device *device, struct err *err);
 void whisper_close(struct whisper *w);
 int64_t whisper_width(const struct whisper *w);  /* C */
 int64_t whisper_states(const struct whisper *w); /* 5 */
@@ -59,10 +61,13 @@ struct tensor whisper_encode(struct run *r, const struct whisper *w, const float
 
 /* Frames of n samples as the reference counts them, at either fps: 1/25 s each. */
 int64_t whisper_frames(int64_t n_samples);
-/* What the reference makes of n frames: min(n, 400) windows, then zeros: 129 frames in all, or 5 more than windows. */
+/* What the reference makes of n frames: min(n, 400) windows, then zeros: 129 frames in all, or 5 more than
+ * windows. */
 void whisper_reference_frames(int64_t n_frames, int64_t *ret_windows, int64_t *ret_total);
-/* states [R, states, C] -> [n_total, 10, states, C]: frame f < n_windows sees the rows s-4 .. s+5, s = 2f at 25 fps and
- * 4f at 12.5; rows outside the states and frames from n_windows on are zeros. Other fps: ERR_UNSUPPORTED. */
-struct tensor whisper_windows(struct run *r, struct tensor states, int64_t n_windows, double fps, int64_t n_total);
+/* states [R, states, C] -> [n_total, 10, states, C]: frame f < n_windows sees the rows s-4 .. s+5, s = 2f at
+ * 25 fps and 4f at 12.5; rows outside the states and frames from n_windows on are zeros. Other fps:
+ * ERR_UNSUPPORTED. */
+struct tensor whisper_windows(struct run *r, struct tensor states, int64_t n_windows, double fps,
+                              int64_t n_total);
 
 #endif
