@@ -218,13 +218,16 @@ static float *side_again(struct side *s, const struct check *c, const int64_t *d
 static const char *compare(const struct check *c, const float *want, const float *got, const float *magnitude, int64_t n,
                            double *worst, char text[160])
 {
+    double peak = 0;
+    for (int64_t i = 0; c->peak && i < n; i++)
+        peak = fmax(peak, fabs((double)want[i]));
     for (int64_t i = 0; i < n; i++) {
         double a = (double)want[i], b = (double)got[i];
         if (b != b || (isinf(a) && a != b)) {
             snprintf(text, 160, "element %lld is %g, the reference says %g", (long long)i, b, a);
             return text;
         }
-        double bound = c->tol * 0x1p-24 * (fabs(a) + (magnitude ? fabs((double)magnitude[i]) : 0)) + 1e-37;
+        double bound = c->tol * 0x1p-24 * (fabs(a) + peak + (magnitude ? fabs((double)magnitude[i]) : 0)) + 1e-37;
         double error = fabs(a - b);
         if (c->tol > 0 && error / bound > *worst)
             *worst = error / bound;

@@ -66,6 +66,7 @@ struct check {
     int n_bench;     /* the last so many are too large to be compared: --bench only */
     double tol;      /* in units of 2^-24; 0: bit for bit */
     bool magnitude;  /* add the op's value for absolute inputs to the yardstick */
+    bool peak;       /* add the largest value of the result: for what is divided by a root mean square */
     bool normal_only; /* the op's bound is for well-scaled inputs */
 };
 

@@ -1,3 +1,165 @@
 #include "tests/checkop/checkop.h"
 
-const struct check check_elem[] = {{0}};
+/* rows, columns, what (an activation), padding of rows */
+static const int64_t cases[][CASE_NUMBERS] = {
+    {1, 1, ACT_SILU},        {3, 5, ACT_GELU_TANH}, {7, 129, ACT_GELU_ERF, 3}, {64, 1031, ACT_RELU},  {40, 96, ACT_QUICK_GELU, 16},
+    {130, 640, ACT_SIGMOID}, {1, 9001, ACT_NONE},   {33, 512, ACT_SILU, 512}, {100, 200, ACT_GELU_TANH}, {90, 90, ACT_GELU_ERF},
+    {2816, 2048, ACT_GELU_TANH}, {2816, 512, ACT_SILU, 512}, {1500, 1536, ACT_GELU_ERF},
+};
+#define CASES CHECK_CASES(cases), .n_bench = 3
+
+static struct tensor columns(struct tensor t, const int64_t *d)
+{
+    return tensor_slice(t, 1, d[3], d[1]);
+}
+
+static struct tensor inout(struct side *s, const int64_t *d)
+{
+    return columns(side_inout(s, 2, 2, SHAPE(d[0], d[1] + d[3])), d);
+}
+
+static struct tensor input(struct side *s, const int64_t *d)
+{
+    return columns(side_input(s, 2, 2, SHAPE(d[0], d[1] + d[3])), d);
+}
+
+static struct tensor act(struct side *s, const int64_t *d)
+{
+    struct tensor x = inout(s, d);
+    op_act(&s->run, x, side_act(s, d[2]));
+    return x;
+}
+
+static struct tensor act_mul(struct side *s, const int64_t *d)
+{
+    struct tensor x = inout(s, d), y = input(s, d);
+    op_act_mul(&s->run, x, y, side_act(s, d[2]));
+    return x;
+}
+
+static struct tensor add(struct side *s, const int64_t *d)
+{
+    struct tensor x = inout(s, d);
+    op_add(&s->run, x, d[2] % 2 ? input(s, d) : side_input(s, 1, 1, SHAPE(d[1])));
+    return x;
+}
+
+static struct tensor add_gated(struct side *s, const int64_t *d)
+{
+    struct tensor x = inout(s, d), y = input(s, d);
+    op_add_gated(&s->run, x, y, side_input(s, 1, 1, SHAPE(d[1])));
+    return x;
+}
+
+static struct tensor add_masked(struct side *s, const int64_t *d)
+{
+    struct tensor x = tensor_view(side_inout(s, 1, 2, SHAPE(d[0], d[1])), 3, SHAPE(1, d[0], d[1]));
+    struct tensor y = tensor_view(side_input(s, 1, 2, SHAPE(d[0], d[1])), 3, SHAPE(1, d[0], d[1]));
+    op_add_masked(&s->run, x, y, side_input(s, 1, 1, SHAPE(d[0])));
+    return x;
+}
+
+static struct tensor scale(struct side *s, const int64_t *d)
+{
+    struct tensor x = inout(s, d);
+    op_scale(&s->run, x, 0.75f, s->absolute ? 0.3f : -0.3f);
+    return x;
+}
+
+static struct tensor fill(struct side *s, const int64_t *d)
+{
+    struct tensor x = inout(s, d);
+    op_fill(&s->run, x, 1.5f);
+    return x;
+}
+
+static struct tensor euler(struct side *s, const int64_t *d)
+{
+    struct tensor x = inout(s, d), a = input(s, d), b = d[2] % 2 ? input(s, d) : TENSOR_NONE;
+    float sign = s->absolute ? 1 : -1; /* of the difference: v1 - v0 is a sum of magnitudes */
+    if (s->absolute && !tensor_is_none(b)) {
+        op_euler(&s->run, x, b, TENSOR_NONE, 0, 5 * 0.04f);
+        op_euler(&s->run, x, a, TENSOR_NONE, 0, 6 * 0.04f);
+        return x;
+    }
+    op_euler(&s->run, x, a, b, 5, sign * 0.04f);
+    return x;
+}
+
+static struct tensor mean_rows(struct side *s, const int64_t *d)
+{
+    struct tensor x = input(s, d), mask = side_weight(s, DTYPE_F32, 1, 1, SHAPE(d[0]));
+    for (int64_t i = 0; i < d[0]; i++)
+        ((float *)mask.data)[i] = i % 3 != 1;
+    return op_mean_rows(&s->run, x, mask);
+}
+
+static struct tensor randn(struct side *s, const int64_t *d)
+{
+    return op_randn(&s->run, 77, 3, 2, d);
+}
+
+static struct tensor gauss(struct side *s, const int64_t *d)
+{
+    struct tensor mean = side_input(s, 1, 1, SHAPE(d[1])), logvar = side_weight(s, DTYPE_F32, 3, 1, SHAPE(d[1]));
+    struct tensor noise = input(s, d);
+    mean.n_dims = logvar.n_dims = 2; /* broadcast over the rows */
+    mean.shape[1] = logvar.shape[1] = d[1];
+    mean.shape[0] = logvar.shape[0] = d[0];
+    mean.stride[1] = logvar.stride[1] = 1;
+    mean.stride[0] = logvar.stride[0] = 0;
+    return op_gauss(&s->run, mean, logvar, noise, 0.47f);
+}
+
+static struct tensor blend(struct side *s, const int64_t *d)
+{
+    struct tensor b = inout(s, d), a = input(s, d);
+    int dim = (int)(d[2] % 2);
+    op_blend(&s->run, b, a, dim, (b.shape[dim] + 1) / 2);
+    return b;
+}
+
+static struct tensor to_u8(struct side *s, const int64_t *d)
+{
+    return op_to_u8(&s->run, input(s, d));
+}
+
+static struct tensor normalize(struct side *s, const int64_t *d)
+{
+    static const float mean[3] = {0.48f, 0.46f, 0.41f}, std[3] = {0.27f, 0.26f, 0.28f};
+    return op_normalize(&s->run, side_bytes(s, false, 3, SHAPE(d[0], d[1], 3)), 255, mean, std);
+}
+
+/* samples, mels */
+static const int64_t mel_cases[][CASE_NUMBERS] = {{320, 3}, {1600, 80}, {16000, 80}, {480000, 80}};
+
+static struct tensor log_mel(struct side *s, const int64_t *d)
+{
+    struct tensor wave = side_input(s, 0.1, 1, SHAPE(d[0])), filters = side_weight(s, DTYPE_F32, 0.01, 2, SHAPE(d[1], 201));
+    float *f = filters.data;
+    for (int64_t i = 0; i < d[1] * 201; i++) { /* bands of bins, positive */
+        int64_t bin = i % 201, mid = 2 + i / 201 * 2;
+        f[i] = bin >= mid - 2 && bin <= mid + 5 ? (f[i] < 0 ? -f[i] : f[i]) : 0;
+    }
+    return op_log_mel(&s->run, wave, filters);
+}
+
+/* Of an activation: see isa_math.h, in units of |x| (the magnitude); of the others two or three roundings. */
+const struct check check_elem[] = {
+    {"act", act, CASES, .tol = 6, .magnitude = true},
+    {"act_mul", act_mul, CASES, .tol = 7, .magnitude = true},
+    {"add", add, CASES, .tol = 1, .magnitude = true},
+    {"add_gated", add_gated, CASES, .tol = 2, .magnitude = true},
+    {"add_masked", add_masked, CASES, .tol = 2, .magnitude = true},
+    {"scale", scale, CASES, .tol = 2, .magnitude = true},
+    {"fill", fill, CASES},
+    {"euler", euler, CASES, .tol = 4, .magnitude = true},
+    {"mean_rows", mean_rows, CASES, .tol = 1},
+    {"randn", randn, CASES},
+    {"gauss", gauss, CASES, .tol = 6, .magnitude = true},
+    {"blend", blend, CASES, .tol = 2, .magnitude = true},
+    {"to_u8", to_u8, CASES},
+    {"normalize", normalize, CASES, .normal_only = true},
+    {"log_mel", log_mel, CHECK_CASES(mel_cases), .n_bench = 1, .tol = 2, .peak = true, .normal_only = true},
+    {0},
+};

@@ -1,3 +1,121 @@
 #include "tests/checkop/checkop.h"
 
-const struct check check_norm[] = {{0}};
+/* rows, channels, weight 1 | bias 2 | bf16 4, padding of rows */
+static const int64_t row_cases[][CASE_NUMBERS] = {
+    {1, 1, 3},    {3, 7, 3},        {5, 129, 1, 3}, {2, 64, 0},     {64, 96, 7},
+    {70, 1024, 2}, {640, 512, 0, 512}, {2816, 512, 3}, {930, 4096, 3},
+};
+
+static struct tensor row_input(struct side *s, const int64_t *d)
+{
+    return tensor_slice(side_input(s, 1, 2, SHAPE(d[0], d[1] + d[3])), 1, d[3], d[1]);
+}
+
+static struct tensor parameter(struct side *s, const int64_t *d, int bit)
+{
+    enum dtype dtype = d[2] & 4 ? DTYPE_BF16 : DTYPE_F32;
+    return d[2] & bit ? side_weight(s, dtype, 0.5, 1, SHAPE(d[1])) : TENSOR_NONE;
+}
+
+static struct tensor layer_norm(struct side *s, const int64_t *d)
+{
+    struct tensor x = row_input(s, d), w = parameter(s, d, 1), b = parameter(s, d, 2);
+    return op_layer_norm(&s->run, x, w, b, 1e-6f);
+}
+
+static struct tensor layer_norm_mod(struct side *s, const int64_t *d)
+{
+    struct tensor x = row_input(s, d), shift = side_input(s, 1, 1, SHAPE(d[1])), scale = side_input(s, 0.3, 1, SHAPE(d[1]));
+    return op_layer_norm_mod(&s->run, x, shift, scale, 1e-6f);
+}
+
+static struct tensor rms_norm(struct side *s, const int64_t *d)
+{
+    struct tensor x = row_input(s, d), w = side_weight(s, d[2] & 4 ? DTYPE_BF16 : DTYPE_F32, 1, 1, SHAPE(d[1]));
+    return op_rms_norm(&s->run, x, w, 1e-5f);
+}
+
+static struct tensor batch_norm(struct side *s, const int64_t *d)
+{
+    static const enum act acts[] = {ACT_NONE, ACT_SILU, ACT_RELU};
+    struct tensor x = row_input(s, d), p[4];
+    for (int i = 0; i < 4; i++)
+        p[i] = side_weight(s, DTYPE_F32, 0.4, 1, SHAPE(d[1]));
+    for (int64_t k = 0; k < d[1] && s->replay < 0; k++) {
+        float *mean = (float *)p[2].data + k, *var = (float *)p[3].data + k;
+        *var = *var * *var + 0.5f;
+        *mean = s->absolute ? -*mean : *mean; /* |x| + |mean| is what is wanted then */
+    }
+    return op_batch_norm(&s->run, x, p[0], p[1], p[2], p[3], 1e-3f, side_act(s, acts[d[0] % 3]));
+}
+
+/* T, H, W, C, groups, act, padding of C */
+static const int64_t group_cases[][CASE_NUMBERS] = {
+    {1, 1, 2, 1, 1},
+    {1, 3, 5, 6, 3, ACT_SILU},
+    {2, 9, 11, 32, 8},
+    {1, 31, 37, 24, 4, ACT_SILU, 8},
+    {3, 16, 16, 128, 32, ACT_SILU},
+    {2, 40, 33, 64, 64, ACT_RELU},
+    {17, 64, 64, 64, 32, ACT_SILU},
+    {17, 128, 128, 32, 32, ACT_SILU},
+};
+
+static struct tensor group_norm(struct side *s, const int64_t *d)
+{
+    struct tensor x = tensor_slice(side_input(s, 1, 4, SHAPE(d[0], d[1], d[2], d[3] + d[6])), 3, d[6], d[3]);
+    struct tensor w = side_weight(s, DTYPE_F32, 0.5, 1, SHAPE(d[3])), b = side_weight(s, DTYPE_F32, 0.5, 1, SHAPE(d[3]));
+    return op_group_norm(&s->run, x, w, b, (int)d[4], 1e-6f, side_act(s, d[5]));
+}
+
+/* tokens, heads, head width, rows turned, weight, packed qkv */
+static const int64_t rope_cases[][CASE_NUMBERS] = {
+    {1, 1, 2, 1, 1}, {5, 3, 6, 3, 0}, {33, 2, 32, 33, 1, 1}, {40, 4, 64, 20, 1, 1}, {17, 3, 128, 17, 1}, {9, 2, 40, 0, 1},
+    {2816, 8, 64, 2624, 1, 1},
+};
+
+static struct tensor norm_rope(struct side *s, const int64_t *d)
+{
+    struct tensor x = side_inout(s, 1, 3, SHAPE(d[0], d[1] * (d[5] ? 3 : 1), d[2]));
+    struct tensor w = d[4] ? side_weight(s, DTYPE_F32, 1, 1, SHAPE(d[2])) : TENSOR_NONE, cos = TENSOR_NONE, sin = TENSOR_NONE;
+    x = tensor_slice(x, 1, 0, d[1]);
+    if (d[3] > 0) {
+        cos = side_input(s, 0.5, 2, SHAPE(d[3], d[2] / 2));
+        sin = side_input(s, 0.5, 2, SHAPE(d[3], d[2] / 2));
+    }
+    op_norm_rope(&s->run, x, w, 1e-6f, cos, sin);
+    return x;
+}
+
+static struct tensor rope_halves(struct side *s, const int64_t *d)
+{
+    struct tensor x = side_inout(s, 1, 3, SHAPE(d[0], d[1] * (d[5] ? 3 : 1), d[2]));
+    x = tensor_slice(x, 1, 0, d[1]);
+    op_rope_halves(&s->run, x, side_indices(s, d[0], 4096), 500000);
+    return x;
+}
+
+/* frames, h, w, three widths, first frame */
+static const int64_t table_cases[][CASE_NUMBERS] = {{1, 1, 1, 2, 2, 2}, {3, 5, 7, 4, 14, 14, 2}, {2, 3, 4, 0, 6, 8}, {41, 8, 8, 8, 28, 28}};
+
+static struct tensor rope_table(struct side *s, const int64_t *d)
+{
+    int dims[3] = {(int)d[3], (int)d[4], (int)d[5]};
+    struct tensor cos, sin;
+    op_rope_table(&s->run, d[0], d[1], d[2], dims, 256, d[6], &cos, &sin);
+    struct tensor both[] = {cos, sin};
+    return op_concat(&s->run, both, 2, 1);
+}
+
+/* Sums are in double: what remains are the roundings of mean, 1/root, and four operations. */
+const struct check check_norm[] = {
+    {"layer_norm", layer_norm, CHECK_CASES(row_cases), .n_bench = 2, .tol = 8, .peak = true},
+    {"layer_norm_mod", layer_norm_mod, CHECK_CASES(row_cases), .n_bench = 2, .tol = 8, .peak = true},
+    {"rms_norm", rms_norm, CHECK_CASES(row_cases), .n_bench = 2, .tol = 8},
+    {"batch_norm", batch_norm, CHECK_CASES(row_cases), .n_bench = 2, .tol = 8, .magnitude = true},
+    {"group_norm", group_norm, CHECK_CASES(group_cases), .n_bench = 2, .tol = 8, .peak = true},
+    {"norm_rope", norm_rope, CHECK_CASES(rope_cases), .n_bench = 1, .tol = 10, .peak = true},
+    {"rope_halves", rope_halves, CHECK_CASES(rope_cases), .n_bench = 1, .tol = 4, .peak = true},
+    {"rope_table", rope_table, CHECK_CASES(table_cases), .n_bench = 1},
+    {0},
+};
