@@ -1,8 +1,8 @@
 #include "dispatcher/api_docs.h"
 
-#include <stdlib.h>
 #include <string.h>
 
+#include "common/mem.h"
 #include "common/schema.h"
 #include "common/str.h"
 #include "common/version.h"
@@ -44,9 +44,9 @@ static json_t *choices_json(const char *choices)
 
 static json_t *field_json(const struct schema_field *f, const struct app *app)
 {
-    json_t *o = json_pack("{s:s, s:s, s:b, s:b, s:o, s:s}", "name", f->name, "type", schema_type_text(f->type), "required",
-                          (f->flags & SCHEMA_REQUIRED) != 0, "queue", (f->flags & SCHEMA_QUEUE) != 0, "default",
-                          initial_json(f, app->defaults), "help", f->help);
+    json_t *o = json_pack("{s:s, s:s, s:b, s:b, s:o, s:s}", "name", f->name, "type", schema_type_text(f->type),
+                          "required", (f->flags & SCHEMA_REQUIRED) != 0, "queue", (f->flags & SCHEMA_QUEUE) != 0,
+                          "default", initial_json(f, app->defaults), "help", f->help);
     if (!o)
         return NULL;
     if (f->type == SCHEMA_INTEGER || f->type == SCHEMA_NUMBER || f->type == SCHEMA_SIZE) {
@@ -55,8 +55,8 @@ static json_t *field_json(const struct schema_field *f, const struct app *app)
     } else if (f->type == SCHEMA_TEXT) {
         json_object_set_new(o, "max_bytes", json_integer((json_int_t)f->max));
     } else if (f->type == SCHEMA_MEDIA) {
-        bool image = strcmp(f->name, "image") == 0;
-        json_object_set_new(o, "max_bytes", json_integer(image ? app->conf.max_image_bytes : app->conf.max_audio_bytes));
+        int64_t max = strcmp(f->name, "image") == 0 ? app->conf.max_image_bytes : app->conf.max_audio_bytes;
+        json_object_set_new(o, "max_bytes", json_integer(max));
     }
     if (f->choices)
         json_object_set_new(o, "choices", choices_json(f->choices));
@@ -71,7 +71,8 @@ void api_docs_generators(struct request *r)
         json_t *fields = json_array();
         for (size_t k = 0; k < s->n_fields; k++)
             json_array_append_new(fields, field_json(&s->fields[k], r->app));
-        json_array_append_new(list, json_pack("{s:s, s:s, s:o}", "name", s->generator, "help", s->help, "fields", fields));
+        json_t *one = json_pack("{s:s, s:s, s:o}", "name", s->generator, "help", s->help, "fields", fields);
+        json_array_append_new(list, one);
     }
     reply_json(r, 200, json_pack("{s:s, s:o}", "object", "list", "generators", list));
 }
@@ -81,9 +82,11 @@ void api_docs_generators(struct request *r)
 static json_t *parameters_of(const char *path)
 {
     json_t *list = json_array();
-    for (const char *p = strchr(path, '{'); p; p = strchr(p + 1, '{'))
-        json_array_append_new(list, json_pack("{s:o, s:s, s:b, s:{s:s}}", "name", json_stringn(p + 1, strcspn(p + 1, "}")),
-                                              "in", "path", "required", 1, "schema", "type", "string"));
+    for (const char *p = strchr(path, '{'); p; p = strchr(p + 1, '{')) {
+        json_t *name = json_stringn(p + 1, strcspn(p + 1, "}"));
+        json_array_append_new(list, json_pack("{s:o, s:s, s:b, s:{s:s}}", "name", name, "in", "path", "required", 1,
+                                              "schema", "type", "string"));
+    }
     return list;
 }
 
@@ -104,9 +107,10 @@ static void extra_parameters(const struct route *t, json_t *list)
         add_query(list, "wait", "integer", "seconds to wait for the job's end, at most 55");
         add_query(list, "history", "integer", "1: with the job's event log");
     } else if (t->body == ROUTE_BODY_SUBMIT) {
-        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:{s:s, s:i}}", "name", "Idempotency-Key", "in", "header",
-                                              "description", "the same key and body: the same job, for 24 hours", "schema",
-                                              "type", "string", "maxLength", 255));
+        json_t *key = json_pack("{s:s, s:s, s:s, s:{s:s, s:i}}", "name", "Idempotency-Key", "in", "header",
+                                "description", "the same key and body: the same job, for 24 hours", "schema", "type",
+                                "string", "maxLength", 255);
+        json_array_append_new(list, key);
     }
 }
 
@@ -143,7 +147,8 @@ static json_t *operation(const struct route *t, const struct app *app)
     extra_parameters(t, parameters);
     const char *ok = t->body ? "201" : strcmp(t->method, "DELETE") == 0 ? "204" : "200";
     json_t *o = json_pack("{s:s, s:o, s:{s:{s:s}, s:{s:s}}}", "summary", t->summary, "parameters", parameters,
-                          "responses", ok, "description", "as asked", "default", "$ref", "#/components/responses/Problem");
+                          "responses", ok, "description", "as asked", "default", "$ref",
+                          "#/components/responses/Problem");
     json_t *answer = json_object_get(json_object_get(o, "responses"), ok);
     if (strcmp(ok, "204") != 0)
         json_object_set_new(answer, "content", json_pack("{s:{}}", media_type_of(t)));
@@ -185,9 +190,9 @@ void api_docs_openapi(struct request *r)
         method[k] = 0;
         json_object_set_new(item, method, operation(&t[i], r->app));
     }
-    json_t *o = json_pack("{s:s, s:{s:s, s:s, s:s}, s:o, s:o, s:[{s:[]}]}", "openapi", "3.1.0", "info", "title", "troupe",
-                          "version", version_text(), "description", schema_at(0)->help, "paths", paths, "components",
-                          components(), "security", "key");
+    json_t *o = json_pack("{s:s, s:{s:s, s:s, s:s}, s:o, s:o, s:[{s:[]}]}", "openapi", "3.1.0", "info", "title",
+                          "troupe", "version", version_text(), "description", schema_at(0)->help, "paths", paths,
+                          "components", components(), "security", "key");
     if (o && !*r->app->conf.api_key)
         json_object_set_new(o, "security", json_array());
     reply_json(r, 200, o);
@@ -222,7 +227,7 @@ static void row(struct buf *b, const char *const *cell, int n)
 
 static const char intro[] =
     "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-    "<title>troupe: the API</title><link rel=stylesheet href=/style.css><main class=docs>"
+    "<title>troupe: the API</title><link rel=icon href='data:,'><link rel=stylesheet href=/style.css><main class=docs>"
     "<p><a href=/>the page</a> &middot; <a href=/openapi.json>OpenAPI 3.1</a></p><h1>The API</h1>"
     "<p>A portrait and a recording in, a talking video out. Submit, watch, fetch:</p><pre>"
     "curl -F image=@face.png -F audio=@speech.wav -F prompt='a person talking' $TROUPE/v1/jobs\n"
@@ -237,21 +242,24 @@ static const char intro[] =
 static void docs_fields(struct buf *b, const struct app *app)
 {
     const struct schema *s = schema_at(0);
-    buf_puts(b, "<h2>Fields of a job</h2><div class=wide><table><tr><th>field<th>type<th>allowed<th>default<th></tr>\n");
+    buf_puts(b, "<h2>Fields of a job</h2><div class=wide><table>"
+                "<tr><th>field<th>type<th>allowed<th>default<th></tr>\n");
     for (size_t i = 0; i < s->n_fields; i++) {
         const struct schema_field *f = &s->fields[i];
         char range[64] = "", *shown = NULL;
         json_t *initial = initial_json(f, app->defaults);
-        if (f->type == SCHEMA_INTEGER || f->type == SCHEMA_NUMBER || f->type == SCHEMA_SIZE)
+        if (f->type == SCHEMA_INTEGER && f->max > 1e15)
+            str_format(range, sizeof range, "%.15g and up", f->min);
+        else if (f->type == SCHEMA_INTEGER || f->type == SCHEMA_NUMBER || f->type == SCHEMA_SIZE)
             str_format(range, sizeof range, "%.15g to %.15g", f->min, f->max);
         else if (f->type == SCHEMA_TEXT)
             str_format(range, sizeof range, "%.15g bytes", f->max);
         if (!json_is_null(initial))
             shown = json_dumps(initial, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
         const char *initial_text = f->flags & SCHEMA_REQUIRED ? "required" : shown ? shown : "";
-        row(b, (const char *[]){f->name, schema_type_text(f->type), f->choices ? f->choices : range, initial_text, f->help},
-            5);
-        free(shown);
+        const char *allowed = f->choices ? f->choices : range;
+        row(b, (const char *[]){f->name, schema_type_text(f->type), allowed, initial_text, f->help}, 5);
+        mem_free(shown);
         json_decref(initial);
     }
     buf_puts(b, "</table></div>");

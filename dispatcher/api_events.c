@@ -3,7 +3,6 @@
  * woken by whoever appends to `out`; on_bytes is the library's reader. */
 #include "dispatcher/api_events.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "common/mem.h"
@@ -86,7 +85,7 @@ static void frame(struct stream *s, const char *id, const char *name, json_t *da
         rc = buf_printf(&s->out, "id: %s\n", id);
     if (rc == 0)
         rc = buf_printf(&s->out, "event: %s\ndata: %s\n\n", name, text);
-    free(text);
+    mem_free(text);
     if (rc < 0)
         overflow(s);
     wake(s);

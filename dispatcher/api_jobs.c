@@ -2,7 +2,6 @@
  * may block (fsync, base64, JSON of many megabytes, the files' first look), then one queue command. */
 #include "dispatcher/api_jobs.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "common/blob.h"
@@ -122,7 +121,7 @@ static int fingerprint(struct submit *s, const json_t *body)
 {
     char *text = json_dumps(body, JSON_COMPACT | JSON_SORT_KEYS);
     int rc = text ? sha256_bytes(text, strlen(text), s->job.fingerprint) : ERR_NOMEM;
-    free(text);
+    mem_free(text);
     return rc < 0 ? err_set(&s->err, rc, "%s", err_text(rc)) : 0;
 }
 

@@ -5,8 +5,8 @@
  *     if ((rc = queue_cmd_cancel(&c, &app->queue, id, "client", &err)) < 0) ...
  *     backend_send(app->backend, &c, on_cancelled, r);           c is done afterwards
  *
- * The callback comes once, from the loop or (while Redis is away) inside the call: rc 0 with the reply's bytes for queue_read_*; or a code and its sentence
- * (ERR_REDIS while Redis is away or not yet checked, ERR_TIMEOUT).
+ * The callback comes once, from the loop or (while Redis is away) inside the call: rc 0 with the reply's bytes for
+ * queue_read_*; or a code and its sentence (ERR_REDIS while Redis is away or not yet checked, ERR_TIMEOUT).
  */
 #ifndef DISPATCHER_BACKEND_H
 #define DISPATCHER_BACKEND_H

@@ -138,8 +138,9 @@ static void body_open(struct request *r)
     char shown[2][32];
     buf_init(&r->body, (size_t)limit);
     if (n > limit) {
-        err_set(&r->refused, ERR_TOOBIG, "the body of %s is larger than the limit of %s%s",
-                str_bytes(shown[0], sizeof shown[0], (uint64_t)n), str_bytes(shown[1], sizeof shown[1], (uint64_t)limit),
+        str_bytes(shown[0], sizeof shown[0], (uint64_t)n);
+        str_bytes(shown[1], sizeof shown[1], (uint64_t)limit);
+        err_set(&r->refused, ERR_TOOBIG, "the body of %s is larger than the limit of %s%s", shown[0], shown[1],
                 r->route->body == ROUTE_BODY_SUBMIT ? "; large media go as files (multipart or POST /v1/blobs)" : "");
         return;
     }
@@ -161,7 +162,8 @@ void gate_eat(struct request *r, const char *data, size_t n)
     if (r->upload) {
         upload_feed(r->upload, data, n, &r->refused);
     } else if (!server_reserve(r->server, n)) {
-        err_set(&r->refused, ERR_NOMEM, "too many large requests at once; try again, or upload files instead of base64");
+        err_set(&r->refused, ERR_NOMEM,
+                "too many large requests at once; try again, or upload files instead of base64");
     } else {
         r->reserved += n;
         if (buf_add(&r->body, data, n) < 0)

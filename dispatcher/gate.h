@@ -7,9 +7,9 @@
  *     gate_serve(r)         the body is complete: calls the handler, or answers the refusal
  *     gate_close(r)         the exchange is over: gives back what the first three took
  *
- * Keys: `Authorization: Bearer KEY`, bare `Authorization: KEY`, or the cookie troupe_key, which the page sets for players
- * and event streams (they cannot send headers). Without keys on a loopback address, calls from foreign pages are refused
- * by their Host and Origin headers: a browser on this machine must not become somebody's remote control.
+ * Keys: `Authorization: Bearer KEY`, bare `Authorization: KEY`, or the cookie troupe_key, which the page sets for
+ * players and event streams (they cannot send headers). Without keys on a loopback address, calls from foreign pages
+ * are refused by their Host and Origin headers: a browser on this machine must not become somebody's remote control.
  */
 #ifndef DISPATCHER_GATE_H
 #define DISPATCHER_GATE_H

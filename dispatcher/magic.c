@@ -201,8 +201,8 @@ int magic_image_file(const char *field, int fd, int *ret_w, int *ret_h, struct e
     if (w < 1 || h < 1)
         return err_set(err, ERR_MEDIA, "%s: %lld x %lld pixels is not a picture", field, w, h);
     if (w * h > MAX_PIXELS)
-        return err_set(err, ERR_MEDIA, "%s: %lld x %lld is %lld megapixels, at most %lld are allowed; scale it down", field,
-                       w, h, w * h / 1000000, MAX_PIXELS / 1000000);
+        return err_set(err, ERR_MEDIA, "%s: %lld x %lld is %lld megapixels, at most %lld are allowed; scale it down",
+                       field, w, h, w * h / 1000000, MAX_PIXELS / 1000000);
     if (ret_w)
         *ret_w = (int)w;
     if (ret_h)

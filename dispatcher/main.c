@@ -65,8 +65,9 @@ static int listen_all(struct program *p, struct err *err)
     int rc = server_listen(p->app.server, c->bind, (int)c->port, &port, err);
     if (rc < 0)
         return rc;
-    if (c->web_port >= 0 && c->web_port != port && server_listen(p->app.server, c->bind, (int)c->web_port, &web, &second) < 0)
-        LOG(WARN, "the page's second port is not to be had; the first port has the page too", log_str("why", second.text));
+    bool more = c->web_port >= 0 && c->web_port != port;
+    if (more && server_listen(p->app.server, c->bind, (int)c->web_port, &web, &second) < 0)
+        LOG(WARN, "no second port for the page; the first one has it too", log_str("why", second.text));
     if (*c->port_file && (rc = write_port_file(c->port_file, port, err)) < 0)
         return rc;
     LOG(INFO, "listening", log_str("bind", c->bind), log_int("port", port), log_int("web_port", web),

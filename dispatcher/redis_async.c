@@ -4,7 +4,7 @@
  *        ^                   |             |            |       |
  *        '------ on_down ----+-------------+------------+-------'
  *
- * struct redis_async owns three handles (retry timer, tick timer, resolver request); struct link owns the uv_poll of one
+ * struct redis_async owns two timers (retry, tick) and the resolver's request; struct link owns the uv_poll of one
  * hiredis context and is freed in that handle's close callback, because a context dies (hiredis calls cleanup) before
  * the loop lets go of its handle. Nothing is freed under its own callback: hiredis defers a free asked for inside one.
  */

@@ -1,6 +1,7 @@
 /* redis_async.h -- one connection to Redis on the loop, which comes back by itself.
  *
- *     redis_async_new(loop, &(struct redis_async_opts){.host = "127.0.0.1", .port = 6379, .on_up = up, .arg = app}, &c, err)
+ *     struct redis_async_opts o = {.host = "127.0.0.1", .port = 6379, .on_up = up, .arg = app};
+ *     redis_async_new(loop, &o, &c, err);
  *     redis_async_command(c, 0, on_reply, arg, argc, argv, argv_len);
  *     ...
  *     redis_async_free(c);
@@ -39,7 +40,8 @@ struct redis_async_opts {
     unsigned connect_ms; /* 0: 2000 */
     unsigned command_ms; /* 0: 5000 */
     void (*on_up)(void *arg);                           /* connected and logged in: each time */
-    void (*on_down)(void *arg, const struct err *why);  /* lost, or an attempt failed: each time; ERR_AUTH: login refused */
+    /* Lost, or an attempt failed: each time. ERR_AUTH: login refused. */
+    void (*on_down)(void *arg, const struct err *why);
     void *arg;
 };
 

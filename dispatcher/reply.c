@@ -2,7 +2,6 @@
 
 #include <ctype.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -36,7 +35,7 @@ static void json_as(struct request *r, int status, const char *type, json_t *tak
         return;
     }
     reply_text(r, status, type, text, strlen(text));
-    free(text);
+    mem_free(text);
 }
 
 void reply_json(struct request *r, int status, json_t *take)
@@ -138,21 +137,29 @@ void reply_error(struct request *r, const struct err *err)
     reply_problem(r, err_http(err->code), err, 0);
 }
 
+enum { RANGE_TEXT = 24 };
+
+/* "bytes=a-b" to its two numbers; either text may be empty, not both. */
+static bool range_numbers(const char *header, char a[RANGE_TEXT], char b[RANGE_TEXT], int64_t *ret_a, int64_t *ret_b)
+{
+    const char *p = header && str_starts(header, "bytes=") && !strchr(header, ',') ? header + 6 : "";
+    const char *dash = strchr(p, '-');
+    if (!dash || dash - p >= RANGE_TEXT || strlen(dash + 1) >= RANGE_TEXT || !p[1])
+        return false;
+    str_format(a, RANGE_TEXT, "%.*s", (int)(dash - p), p);
+    str_copy(b, RANGE_TEXT, dash + 1);
+    if ((*a && str_parse_i64(a, 0, INT64_MAX, ret_a) < 0) || (*b && str_parse_i64(b, 0, INT64_MAX, ret_b) < 0))
+        return false;
+    return !*a || !*b || *ret_b >= *ret_a;
+}
+
 /* One "bytes=a-b" of a file of size bytes. 1: first and last are set; 0: no range, or one we may ignore; -1: none of it
  * lies in the file. */
 static int range_parse(const char *header, uint64_t size, uint64_t *ret_first, uint64_t *ret_last)
 {
-    char a[24], b[24];
+    char a[RANGE_TEXT], b[RANGE_TEXT];
     int64_t first = 0, last = 0;
-    if (!header || !str_starts(header, "bytes=") || strchr(header, ','))
-        return 0;
-    const char *p = header + 6, *dash = strchr(p, '-');
-    if (!dash || (size_t)(dash - p) >= sizeof a || strlen(dash + 1) >= sizeof b)
-        return 0;
-    str_format(a, sizeof a, "%.*s", (int)(dash - p), p);
-    str_copy(b, sizeof b, dash + 1);
-    if ((*a && str_parse_i64(a, 0, INT64_MAX, &first) < 0) || (*b && str_parse_i64(b, 0, INT64_MAX, &last) < 0) ||
-        (!*a && !*b) || (*a && *b && last < first))
+    if (!range_numbers(header, a, b, &first, &last))
         return 0;
     if (!*a) { /* the last n bytes */
         if (last == 0 || size == 0)
@@ -177,6 +184,26 @@ static void add_name(struct request *r, struct MHD_Response *m, const char *name
     MHD_add_response_header(m, MHD_HTTP_HEADER_CONTENT_DISPOSITION, text);
 }
 
+static void add_range(struct MHD_Response *m, bool outside, uint64_t first, uint64_t last, uint64_t size)
+{
+    char text[80];
+    if (outside)
+        str_format(text, sizeof text, "bytes */%llu", (unsigned long long)size);
+    else
+        str_format(text, sizeof text, "bytes %llu-%llu/%llu", (unsigned long long)first, (unsigned long long)last,
+                   (unsigned long long)size);
+    MHD_add_response_header(m, MHD_HTTP_HEADER_CONTENT_RANGE, text);
+}
+
+/* range_parse of the request, unless If-Range names another version of the file. */
+static int range_asked(const struct request *r, const char *etag, uint64_t size, uint64_t *first, uint64_t *last)
+{
+    const char *version = request_header(r, MHD_HTTP_HEADER_IF_RANGE);
+    if (version && !etag_matches(version, etag))
+        return 0;
+    return range_parse(request_header(r, MHD_HTTP_HEADER_RANGE), size, first, last);
+}
+
 void reply_file(struct request *r, int fd, const char *type, const char *etag, const char *name)
 {
     struct stat st;
@@ -186,10 +213,7 @@ void reply_file(struct request *r, int fd, const char *type, const char *etag, c
         return;
     }
     uint64_t size = (uint64_t)st.st_size, first = 0, last = size ? size - 1 : 0;
-    char range[80];
-    const char *if_range = request_header(r, MHD_HTTP_HEADER_IF_RANGE);
-    bool ranged = !if_range || etag_matches(if_range, etag);
-    int part = ranged ? range_parse(request_header(r, MHD_HTTP_HEADER_RANGE), size, &first, &last) : 0;
+    int part = range_asked(r, etag, size, &first, &last);
     bool same = etag_matches(request_header(r, MHD_HTTP_HEADER_IF_NONE_MATCH), etag);
     struct MHD_Response *m;
     if (same || part < 0) {
@@ -204,12 +228,8 @@ void reply_file(struct request *r, int fd, const char *type, const char *etag, c
         add_etag(m, etag);
         MHD_add_response_header(m, MHD_HTTP_HEADER_ACCEPT_RANGES, "bytes");
         MHD_add_response_header(m, MHD_HTTP_HEADER_CACHE_CONTROL, "private, max-age=0, must-revalidate");
-        str_format(range, sizeof range, "bytes %llu-%llu/%llu", (unsigned long long)first, (unsigned long long)last,
-                   (unsigned long long)size);
-        if (part < 0)
-            str_format(range, sizeof range, "bytes */%llu", (unsigned long long)size);
         if (part && !same)
-            MHD_add_response_header(m, MHD_HTTP_HEADER_CONTENT_RANGE, range);
+            add_range(m, part < 0, first, last, size);
         if (name)
             add_name(r, m, name);
     }

@@ -12,9 +12,9 @@
 #include "dispatcher/page.h"
 
 static const struct route table[] = {
-    {"POST", "/v1/jobs", ROUTE_BODY_SUBMIT, 0, api_jobs_submit, "Submit a job: an image and a recording in, a video out"},
+    {"POST", "/v1/jobs", ROUTE_BODY_SUBMIT, 0, api_jobs_submit, "Submit: an image and a recording in, a video out"},
     {"GET", "/v1/jobs", 0, 0, api_jobs_list, "List jobs, newest first"},
-    {"GET", "/v1/jobs/{id}", 0, 0, api_jobs_get, "A job's state; with ?wait=s, when it has ended or s seconds are over"},
+    {"GET", "/v1/jobs/{id}", 0, 0, api_jobs_get, "A job; with ?wait=s, when it has ended or s seconds are over"},
     {"DELETE", "/v1/jobs/{id}", 0, 0, api_jobs_delete, "Remove an ended job and its files"},
     {"POST", "/v1/jobs/{id}/cancel", 0, 0, api_jobs_cancel, "Cancel a job, waiting or running"},
     {"POST", "/v1/jobs/{id}/retry", 0, 0, api_jobs_retry, "Queue a failed, cancelled or timed out job again"},
@@ -30,7 +30,7 @@ static const struct route table[] = {
     {"POST", "/v1/queue/resume", 0, 0, api_ops_resume, "Hand out jobs again"},
     {"POST", "/v1/queue/purge", 0, 0, api_ops_purge, "Cancel everything that waits"},
     {"GET", "/v1/workers", 0, 0, api_ops_workers, "The workers, and what each does"},
-    {"POST", "/v1/workers/{name}/quiet", 0, 0, api_ops_quiet, "Let a worker finish and take nothing more (?off=1: end)"},
+    {"POST", "/v1/workers/{name}/quiet", 0, 0, api_ops_quiet, "Let a worker take nothing more (?off=1: let it again)"},
     {"GET", "/v1/generators", 0, 0, api_docs_generators, "What can be asked for: fields, ranges, defaults"},
     {"GET", "/metrics", 0, 0, api_ops_metrics, "Prometheus metrics"},
     {"GET", "/healthz", 0, ROUTE_OPEN, api_ops_live, "The dispatcher runs"},

@@ -6,7 +6,8 @@
  *
  * Traps of libmicrohttpd under a foreign loop:
  * 1. An answer queued on the handler's first call forces "Connection: close", so refusals found in the headers wait for
- *    the end of the body; only a client that asked (Expect: 100-continue), or a body beyond SWALLOW_MAX, is refused at once.
+ *    the end of the body; only a client that asked (Expect: 100-continue), or a body beyond SWALLOW_MAX, is refused
+ *    at once.
  * 2. After MHD_resume_connection nothing wakes the loop: server_wake arms the timer at 0 ms.
  * 3. A suspended connection is out of the epoll set, so its loss goes unseen: every park has a deadline of its own and
  *    event streams write a comment line now and then.
@@ -60,57 +61,6 @@ struct server {
 };
 
 /* ---- requests ---- */
-
-const char *request_header(const struct request *r, const char *name)
-{
-    return MHD_lookup_connection_value(r->conn, MHD_HEADER_KIND, name);
-}
-
-const char *request_query(const struct request *r, const char *name)
-{
-    return MHD_lookup_connection_value(r->conn, MHD_GET_ARGUMENT_KIND, name);
-}
-
-void request_park(struct request *r)
-{
-    if (r->parked)
-        return;
-    r->parked = r->held = true;
-    MHD_suspend_connection(r->conn);
-}
-
-void request_unpark(struct request *r)
-{
-    if (!r->parked)
-        return;
-    r->parked = false;
-    MHD_resume_connection(r->conn);
-    server_wake(r->server);
-}
-
-void request_set_header(struct request *r, const char *name, const char *value)
-{
-    char *copy = r->n_headers < REQUEST_HEADERS ? mem_strdup(value) : NULL;
-    if (copy)
-        r->header[r->n_headers++] = (struct request_header){name, copy};
-}
-
-void request_answer(struct request *r, int status, struct MHD_Response *response)
-{
-    if (r->answered) {
-        if (response)
-            MHD_destroy_response(response);
-        return;
-    }
-    r->answered = true;
-    r->status = status;
-    r->response = response;
-    for (int i = 0; response && i < r->n_headers; i++)
-        MHD_add_response_header(response, r->header[i].name, r->header[i].value);
-    if (response && r->server->draining)
-        MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
-    request_unpark(r);
-}
 
 static struct request *request_new(struct server *s, struct MHD_Connection *conn, const char *path, const char *method)
 {
@@ -375,7 +325,7 @@ int server_listen(struct server *s, const char *host, int port, int *ret_port, s
 {
     if (s->n_listeners == LISTENERS)
         return err_set(err, ERR_LIMIT, "listen on %s: at most %d addresses", host, LISTENERS);
-    int fd;
+    int fd = -1;
     int rc = open_socket(host, port, &fd, err);
     if (rc < 0)
         return rc;

@@ -124,6 +124,13 @@ static int part_begin(struct upload *u, const char *name, bool file)
     return 0;
 }
 
+static bool is_file(const struct upload *u, const char *key, const char *filename, const char *type)
+{
+    if (u->schema && !is_media(u, key))
+        return false;
+    return filename || (type && strncasecmp(type, "text/", 5) != 0);
+}
+
 static enum MHD_Result on_part(void *cls, enum MHD_ValueKind kind, const char *key, const char *filename,
                                const char *type, const char *encoding, const char *data, uint64_t off, size_t n)
 {
@@ -136,8 +143,7 @@ static enum MHD_Result on_part(void *cls, enum MHD_ValueKind kind, const char *k
         err_set(&u->err, ERR_BADREQ, "a part of the form has no name");
         return MHD_NO;
     }
-    bool texty = type && strncasecmp(type, "text/", 5) == 0;
-    bool file = (filename || (type && !texty)) && (!u->schema || is_media(u, key));
+    bool file = is_file(u, key, filename, type);
     /* The parser may open a part with an empty slice and begin again at 0 with the first bytes. */
     bool again = off == 0 && n > 0 && u->empty && strncmp(u->last, key, sizeof u->last - 1) == 0;
     u->empty = off == 0 && n == 0;
@@ -201,6 +207,24 @@ int upload_check_media(const char *volume, const char *field, const char *key, s
     return rc;
 }
 
+/* A file is complete: it gets its name, and its field the key. */
+static int file_end(struct upload *u, struct upload_file *f)
+{
+    if (u->schema && head_check(u, f) < 0)
+        return u->err.code;
+    if (f->bytes == 0)
+        return err_set(&u->err, ERR_MEDIA, "%s: the file is empty", f->name);
+    f->open = false;
+    int rc = blob_put_end(&f->put, f->key, &u->err);
+    if (rc < 0 || !u->schema)
+        return rc;
+    if ((rc = upload_check_media(u->app->conf.volume, f->name, f->key, &u->err)) < 0)
+        return rc;
+    if (json_object_get(u->fields, f->name))
+        return err_set(&u->err, ERR_INVALID, "%s: given twice", f->name);
+    return json_object_set_new(u->fields, f->name, json_string(f->key));
+}
+
 int upload_finish(struct upload *u, struct err *err)
 {
     if (u->form) {
@@ -211,24 +235,8 @@ int upload_finish(struct upload *u, struct err *err)
     }
     if (!u->err.code)
         text_end(u);
-    for (int i = 0; i < u->n_files && !u->err.code; i++) {
-        struct upload_file *f = u->file[i];
-        if (u->schema && head_check(u, f) < 0)
-            break;
-        if (f->bytes == 0) {
-            err_set(&u->err, ERR_MEDIA, "%s: the file is empty", f->name);
-            break;
-        }
-        f->open = false;
-        if (blob_put_end(&f->put, f->key, &u->err) < 0)
-            break;
-        if (u->schema && upload_check_media(u->app->conf.volume, f->name, f->key, &u->err) < 0)
-            break;
-        if (u->schema && json_object_get(u->fields, f->name))
-            err_set(&u->err, ERR_INVALID, "%s: given twice", f->name);
-        else if (u->schema)
-            json_object_set_new(u->fields, f->name, json_string(f->key));
-    }
+    for (int i = 0; i < u->n_files && !u->err.code; i++)
+        file_end(u, u->file[i]);
     return u->err.code ? err_set(err, u->err.code, "%s", u->err.text) : 0;
 }
 

@@ -6,8 +6,8 @@
  *     u->fields, u->file[i].key
  *     upload_free(u)                                      unfinished files are removed
  *
- * Media parts of a form become blobs, other parts become typed fields of one JSON object (schema_text). Wrong first bytes
- * are refused as soon as they are seen.
+ * Media parts of a form become blobs, other parts become typed fields of one JSON object (schema_text). Wrong first
+ * bytes are refused as soon as they are seen.
  */
 #ifndef DISPATCHER_UPLOAD_H
 #define DISPATCHER_UPLOAD_H

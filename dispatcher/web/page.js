@@ -1,6 +1,7 @@
 "use strict";
-/* The page: a form, the job being watched, and the jobs before it. No libraries; everything the server says is put in as
- * text, never as markup. The event stream is the only thing that drives the stage; lists are looked at now and then. */
+/* The page: a form, the job being watched, and the jobs before it. No libraries; everything the server says is put in
+ * as text, never as markup. The event stream is the only thing that drives the stage; lists are looked at now and then.
+ */
 
 const $ = (id) => document.getElementById(id);
 const STAGES = ["fetch", "probe", "condition", "denoise", "decode", "encode", "publish"];
@@ -59,13 +60,15 @@ let fields = [];
 function fieldInput(f) {
   const id = `f-${f.name}`;
   const shown = f.default === null ? "" : String(f.default);
-  if (f.type === "choice") {
+  if (f.choices) {
     const select = make("select", { id, name: f.name });
     for (const c of f.choices) select.append(make("option", { value: c, textContent: c, selected: c === shown }));
     return select;
   }
   if (f.type === "boolean") return make("input", { id, name: f.name, type: "checkbox", checked: f.default === true });
-  if (f.type === "text" && f.max_bytes > 1000) return make("textarea", { id, name: f.name, rows: 2, placeholder: shown });
+  if (f.type === "text" && f.max_bytes > 1000) {
+    return make("textarea", { id, name: f.name, rows: 2, placeholder: shown });
+  }
   const number = f.type === "integer" || f.type === "number";
   const input = make("input", { id, name: f.name, type: number ? "number" : "text", placeholder: shown });
   if (number) Object.assign(input, { min: f.min, max: f.max, step: f.type === "integer" ? 1 : "any" });
@@ -78,7 +81,8 @@ function showFields(generator) {
     if (f.type === "media" || f.name === "prompt" || (f.queue && f.name !== "priority")) continue;
     const input = fieldInput(f);
     const label = make("label", { className: f.type === "boolean" ? "field check" : "field", htmlFor: input.id });
-    label.append(f.name.replaceAll("_", " "), input, make("small", { textContent: f.help }));
+    const name = f.name.replaceAll("_", " ");
+    label.append(name[0].toUpperCase() + name.slice(1), input, make("small", { textContent: f.help }));
     if (input.tagName === "TEXTAREA") label.classList.add("wide-field");
     $("fields").append(label);
   }
@@ -204,7 +208,8 @@ function stageText() {
   const p = stage.progress || {};
   if (job.state === "queued") {
     if (job.position === null) return "Waiting";
-    return job.position === 0 ? "Next in line" : `${job.position} ${job.position === 1 ? "job is" : "jobs are"} before this one`;
+    if (job.position === 0) return "Next in line";
+    return `${job.position} ${job.position === 1 ? "job is" : "jobs are"} before this one`;
   }
   if (job.state === "delayed") return `Trying again soon. ${job.error ? job.error.detail : ""}`;
   if (job.state === "running") {
@@ -365,7 +370,8 @@ function jobLine(j) {
 }
 
 function thumb(j) {
-  const fallback = () => make("span", { className: "thumb", textContent: { running: "◐", queued: "○" }[j.state] || "–" });
+  const mark = { running: "◐", queued: "○" }[j.state] || "–";
+  const fallback = () => make("span", { className: "thumb", textContent: mark });
   if (!j.links || !j.links.thumbnail) return fallback();
   const img = make("img", { className: "thumb", src: j.links.thumbnail, alt: "", loading: "lazy" });
   img.addEventListener("error", () => img.replaceWith(fallback()));
@@ -373,10 +379,14 @@ function thumb(j) {
 }
 
 function jobRow(j) {
+  const when = new Date(j.submitted_at).toLocaleString([],
+    { month: "short", day: "numeric", hour: "numeric", minute: "2-digit" });
   const open = make("button", { type: "button", className: "open-job" },
-                    make("b", { textContent: new Date(j.submitted_at).toLocaleString() }),
-                    make("span", { textContent: jobLine(j) }));
-  open.addEventListener("click", () => { watch(j.id); $("stage").scrollIntoView({ behavior: "smooth", block: "nearest" }); });
+                    make("b", { textContent: when }), make("span", { textContent: jobLine(j) }));
+  open.addEventListener("click", () => {
+    watch(j.id);
+    $("stage").scrollIntoView({ behavior: "smooth", block: "nearest" });
+  });
   const acts = make("div", { className: "acts" });
   if (!FINAL.includes(j.state)) {
     const stop = make("button", { type: "button", className: "plain", textContent: "Cancel" });
