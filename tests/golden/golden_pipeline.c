@@ -1,7 +1,6 @@
-/* golden_pipeline.c -- pipeline: whole runs (picture, sound, prompt, noise in; latents and frames out) through
- * worker/model/avatar.h; conditioning: the same up to what the transformer is given.
- *
- * What lies between is read from the dump that avatar_run writes, so the dump is tested too.
+/* golden_pipeline.c -- pipeline: whole runs (picture, sound, prompt, noise in; latents and frames out)
+ * through worker/model/avatar.h. What lies between is read from the dump that avatar_run writes, so the dump
+ * is tested too.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -10,28 +9,12 @@
 
 #include "common/mem.h"
 #include "common/str.h"
-#include "tests/golden/golden.h"
+#include "tests/golden/golden_pipeline.h"
 #include "worker/face/detector.h"
 #include "worker/media/audio_in.h"
 #include "worker/media/image_in.h"
 #include "worker/media/resize.h"
-#include "worker/model/avatar.h"
 #include "worker/model/sampler.h"
-
-/* One case: the request, what came out. */
-struct golden_pipeline {
-    struct avatar_request q;
-    struct image image; /* owned */
-    struct wave wave;   /* owned */
-    bool fp8;
-    bool stop;          /* at the first step */
-    atomic_int cancel;
-    char noise[2200], dump[64];
-    uint8_t *rgb; /* owned: [frames, height, width, 3] */
-    int64_t frames;
-    int width, height;
-    struct ckpt *made; /* the dump */
-};
 
 /* ---- options of the reference's driver ---- */
 
@@ -132,16 +115,10 @@ static void golden_pipeline_progress(void *arg, enum avatar_stage stage, int don
         atomic_store(&p->cancel, 1);
 }
 
-static bool golden_pipeline_files(struct golden *g, struct golden_pipeline *p, const char *image, const char *audio)
+bool golden_pipeline_dump(struct golden *g, struct golden_pipeline *p)
 {
     int fd;
 
-    if (image_in_open(image, false, &p->image, &g->err) < 0 || audio_in_read(audio, &p->wave, &g->err) < 0)
-        return false;
-    p->q.image = p->image;
-    p->q.wave = p->wave;
-    str_format(p->noise, sizeof(p->noise), "%s/%s_noise.safetensors", g->dir, g->name);
-    p->q.noise_path = access(p->noise, R_OK) == 0 ? p->noise : NULL;
     str_copy(p->dump, sizeof(p->dump), "/tmp/golden-dump-XXXXXX");
     fd = mkstemp(p->dump);
     if (fd < 0) {
@@ -150,12 +127,25 @@ static bool golden_pipeline_files(struct golden *g, struct golden_pipeline *p, c
     }
     close(fd);
     p->q.dump_path = p->dump;
+    p->q.image = p->image;
+    p->q.wave = p->wave;
     return true;
 }
 
-/* The face that the reference would take: not always the largest, which is ours (MODEL.md), so it is asked for by its
- * box. The miniature detector fires at dozens of places. */
-static bool golden_pipeline_face(struct golden *g, struct golden_pipeline *p)
+static bool golden_pipeline_files(struct golden *g, struct golden_pipeline *p)
+{
+    char image[2200], audio[2200];
+
+    str_format(image, sizeof(image), "%s/%s.png", g->dir, g->name);
+    str_format(audio, sizeof(audio), "%s/%s.wav", g->dir, g->name);
+    if (image_in_open(image, false, &p->image, &g->err) < 0 || audio_in_read(audio, &p->wave, &g->err) < 0)
+        return false;
+    str_format(p->noise, sizeof(p->noise), "%s/%s_noise.safetensors", g->dir, g->name);
+    p->q.noise_path = access(p->noise, R_OK) == 0 ? p->noise : NULL;
+    return golden_pipeline_dump(g, p);
+}
+
+bool golden_pipeline_face(struct golden *g, struct golden_pipeline *p)
 {
     struct face_box *list = mem_calloc(DETECTOR_MAX, sizeof(*list));
     struct detector *d = NULL;
@@ -184,9 +174,11 @@ static bool golden_pipeline_face(struct golden *g, struct golden_pipeline *p)
     return g->err.code == 0;
 }
 
-static bool golden_pipeline_run(struct golden *g, struct golden_pipeline *p)
+bool golden_pipeline_run(struct golden *g, struct golden_pipeline *p)
 {
-    struct avatar_hooks hooks = {.arg = p, .cancel = &p->cancel, .progress = golden_pipeline_progress,
+    struct avatar_hooks hooks = {.arg = p,
+                                 .cancel = &p->cancel,
+                                 .progress = golden_pipeline_progress,
                                  .frames = golden_pipeline_frames};
     struct avatar_result result;
     struct avatar *a = NULL;
@@ -201,7 +193,7 @@ static bool golden_pipeline_run(struct golden *g, struct golden_pipeline *p)
     return g->err.code == 0 && ckpt_open(&p->made, p->dump, &g->err) == 0;
 }
 
-static void golden_pipeline_done(struct golden_pipeline *p)
+void golden_pipeline_done(struct golden_pipeline *p)
 {
     ckpt_close(p->made);
     if (p->dump[0] != 0)
@@ -213,8 +205,8 @@ static void golden_pipeline_done(struct golden_pipeline *p)
 
 /* ---- comparing ---- */
 
-/* The dumped tensor as f32, or NULL with a failure. *ret_shape: its tensor. The caller frees it. */
-static float *golden_pipeline_made(struct golden *g, struct golden_pipeline *p, const char *name, struct tensor *ret_t)
+float *golden_pipeline_made(struct golden *g, struct golden_pipeline *p, const char *name,
+                            struct tensor *ret_t)
 {
     struct tensor t = ckpt_find(p->made, name);
     float *x = tensor_is_none(t) ? NULL : mem_calloc((size_t)tensor_count(t), sizeof(float));
@@ -225,7 +217,8 @@ static float *golden_pipeline_made(struct golden *g, struct golden_pipeline *p, 
     }
     if (t.dtype == DTYPE_I32 || t.dtype == DTYPE_U8) {
         for (int64_t i = 0; i < tensor_count(t); i++)
-            x[i] = t.dtype == DTYPE_I32 ? (float)((const int32_t *)t.data)[i] : (float)((const uint8_t *)t.data)[i];
+            x[i] = t.dtype == DTYPE_I32 ? (float)((const int32_t *)t.data)[i]
+                                        : (float)((const uint8_t *)t.data)[i];
     } else {
         dtype_read_f32(x, t.data, t.dtype, tensor_count(t), 1.0f);
     }
@@ -234,7 +227,8 @@ static float *golden_pipeline_made(struct golden *g, struct golden_pipeline *p, 
 }
 
 /* made, whole, against the case's name. */
-static void golden_pipeline_same(struct golden *g, struct golden_pipeline *p, const char *name, const char *made)
+static void golden_pipeline_same(struct golden *g, struct golden_pipeline *p, const char *name,
+                                 const char *made)
 {
     struct tensor t;
     float *x = golden_has(g, name) ? golden_pipeline_made(g, p, made, &t) : NULL;
@@ -245,8 +239,8 @@ static void golden_pipeline_same(struct golden *g, struct golden_pipeline *p, co
 }
 
 /* made [1, C, T, h, w]: its first n of T. */
-static void golden_pipeline_first(struct golden *g, struct golden_pipeline *p, const char *name, const char *made,
-                                  int64_t n)
+static void golden_pipeline_first(struct golden *g, struct golden_pipeline *p, const char *name,
+                                  const char *made, int64_t n)
 {
     struct tensor t;
     float *x = golden_has(g, name) ? golden_pipeline_made(g, p, made, &t) : NULL;
@@ -310,7 +304,8 @@ static void golden_pipeline_pixels(struct golden *g, struct golden_pipeline *p)
 
     if (tensor_is_none(list) || tensor_is_none(want))
         return;
-    if (list.dtype != DTYPE_I64 || want.dtype != DTYPE_U8 || tensor_count(want) != tensor_count(list) * size) {
+    if (list.dtype != DTYPE_I64 || want.dtype != DTYPE_U8 ||
+        tensor_count(want) != tensor_count(list) * size) {
         golden_fail(g, "out.frames: %lld frames of %d x %d made", (long long)p->frames, p->width, p->height);
         return;
     }
@@ -330,8 +325,8 @@ static void golden_pipeline_pixels(struct golden *g, struct golden_pipeline *p)
     share = fmax(share, (double)worst / (double)far);
     golden_note(g, "out.frames", share);
     if (share > 1)
-        golden_fail(g, "out.frames: %lld bytes beyond %lld, worst %lld of %lld", (long long)beyond, (long long)near,
-                    (long long)worst, (long long)far);
+        golden_fail(g, "out.frames: %lld bytes beyond %lld, worst %lld of %lld", (long long)beyond,
+                    (long long)near, (long long)worst, (long long)far);
 }
 
 /* Mean of every frame and channel in 0..1; the bytes were truncated, so half a step is added. */
@@ -371,17 +366,15 @@ static void golden_pipeline_check(struct golden *g, struct golden_pipeline *p)
 static void golden_pipeline_case(struct golden *g)
 {
     struct golden_pipeline p = {0};
-    char image[2200], audio[2200];
 
-    str_format(image, sizeof(image), "%s/%s.png", g->dir, g->name);
-    str_format(audio, sizeof(audio), "%s/%s.wav", g->dir, g->name);
-    if (golden_pipeline_options(g, &p) && golden_pipeline_files(g, &p, image, audio) &&
-        golden_pipeline_face(g, &p) && golden_pipeline_run(g, &p))
+    if (golden_pipeline_options(g, &p) && golden_pipeline_files(g, &p) && golden_pipeline_face(g, &p) &&
+        golden_pipeline_run(g, &p))
         golden_pipeline_check(g, &p);
     golden_pipeline_done(&p);
 }
 
 const struct golden_kind golden_pipeline_kinds[] = {
     {"pipeline", golden_pipeline_case},
+    {"conditioning", golden_conditioning_case},
     {NULL, NULL},
 };

@@ -25,7 +25,8 @@ static bool golden_vae_open(struct golden *g, struct golden_vae *v)
     if (vae_config_read(path, &config, &g->err) < 0)
         return false;
     str_path(path, sizeof(path), dir, "pytorch_model.pt");
-    return ckpt_open(&v->ckpt, path, &g->err) == 0 && vae_open(&v->vae, &config, v->ckpt, g->device, &g->err) == 0;
+    return ckpt_open(&v->ckpt, path, &g->err) == 0 &&
+           vae_open(&v->vae, &config, v->ckpt, g->device, &g->err) == 0;
 }
 
 static void golden_vae_close(struct golden *g, struct golden_vae *v)
@@ -74,7 +75,8 @@ static void golden_vae_conv_fn(struct golden *g, const struct vae *v, const stru
 
     (void)v;
     if (!tensor_is_none(x))
-        golden_vae_check(g, "out.y", vae_net_conv(g->run, x, n->decoder.conv_out_w, n->decoder.conv_out_b, NULL));
+        golden_vae_check(g, "out.y",
+                         vae_net_conv(g->run, x, n->decoder.conv_out_w, n->decoder.conv_out_b, NULL));
 }
 
 static void golden_vae_resnet_fn(struct golden *g, const struct vae *v, const struct vae_net *n)
@@ -196,7 +198,8 @@ static float golden_vae_at(const struct golden_vae_video *v, int64_t c, int64_t 
     return v->pixels[(t * v->height * v->width + i) * v->channels + c];
 }
 
-/* out.x whole, or out.frames (the frames in.frames names) with out.mean and out.std of every frame and channel. */
+/* out.x whole, or out.frames (the frames in.frames names) with out.mean and out.std of every frame and
+ * channel. */
 static void golden_vae_check_video(struct golden *g, const struct golden_vae_video *v)
 {
     bool whole = golden_has(g, "out.x");
@@ -257,10 +260,10 @@ static void golden_vae_decode_tiled_fn(struct golden *g, const struct vae *v, co
     golden_vae_decode_all(g, v, true);
 }
 
-#define GOLDEN_VAE_CASE(stem)                                                                                        \
-    static void golden_vae_##stem(struct golden *g)                                                                  \
-    {                                                                                                                \
-        golden_vae_with(g, golden_vae_##stem##_fn);                                                                  \
+#define GOLDEN_VAE_CASE(stem)                                                                                \
+    static void golden_vae_##stem(struct golden *g)                                                          \
+    {                                                                                                        \
+        golden_vae_with(g, golden_vae_##stem##_fn);                                                          \
     }
 GOLDEN_VAE_CASE(conv)
 GOLDEN_VAE_CASE(resnet)

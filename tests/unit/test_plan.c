@@ -1,4 +1,5 @@
-/* test_plan.c -- the published model's sizes through the planning table: every list binds, plans are fast and sane. */
+/* test_plan.c -- the published model's sizes through the planning table: every list binds, plans are fast and
+ * sane. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,7 +18,8 @@
 #include "worker/model/dit.h"
 #include "worker/model/vae.h"
 
-/* 0 missing, 0 extra in each of the lists: binding is strict, and the counts are those of the published files. */
+/* 0 missing, 0 extra in each of the lists: binding is strict, and the counts are those of the published
+ * files. */
 static void test_all_lists_bind(void **state)
 {
     static const struct {
@@ -62,7 +64,8 @@ static void test_binding_is_strict(void **state)
     at = memmem(text, len, "decoder.conv_out.conv.bias", 26);
     assert_non_null(at);
     at[0] = 'x';
-    assert_int_equal(vae_config_parse((const char *)avatar_full_vae_json, avatar_full_vae_json_len, &config, &err), 0);
+    assert_int_equal(
+        vae_config_parse((const char *)avatar_full_vae_json, avatar_full_vae_json_len, &config, &err), 0);
     assert_int_equal(ckpt_open_list(&c, text, len, &err), 0);
     assert_int_equal(vae_open(&v, &config, c, NULL, &err), ERR_WEIGHTS);
     assert_non_null(strstr(err.text, "decoder.conv_out.conv.bias"));
@@ -76,7 +79,8 @@ static void plan(const char *ckpts, int w, int h, int64_t frames, int steps, str
     struct avatar *a = NULL;
     struct err err = {0};
 
-    if (avatar_open(&a, NULL, ckpts, false, &err) < 0 || avatar_make_plan(a, w, h, frames, steps, ret, &err) < 0)
+    if (avatar_open(&a, NULL, ckpts, false, &err) < 0 ||
+        avatar_make_plan(a, w, h, frames, steps, ret, &err) < 0)
         fail_msg("%s", err.text);
     avatar_close(a);
 }
@@ -92,11 +96,13 @@ static void test_plan_of_the_real_model(void **state)
     assert_int_equal(p.n_latents, 33);
     /* 13.0e9 parameters, most of them two bytes */
     assert_in_range(p.stage[AVATAR_DENOISE].weight_bytes, 25e9, 28e9);
-    assert_in_range(p.stage[AVATAR_DECODE].weight_bytes, 986e6 - 1e6, 986e6 + 1e6); /* 246 478 803 parameters in f32 */
-    /* 30 full steps of 2 rows, 60 blocks of 24 H^2 M + 4 H M^2 with M = 34 * 44 * 44 + up to 831 tokens; the late phase
-     * shares some, cached steps add some */
+    assert_in_range(p.stage[AVATAR_DECODE].weight_bytes, 986e6 - 1e6,
+                    986e6 + 1e6); /* 246 478 803 parameters in f32 */
+    /* 30 full steps of 2 rows, 60 blocks of 24 H^2 M + 4 H M^2 with M = 34 * 44 * 44 + up to 831 tokens; the
+     * late phase shares some, cached steps add some */
     double m = 34.0 * 44 * 44 + 831, h = 3072, full = 60 * (24 * h * h * m + 4 * h * m * m);
-    assert_true(p.stage[AVATAR_DENOISE].flops > 0.85 * 60 * full && p.stage[AVATAR_DENOISE].flops < 1.1 * 60 * full);
+    assert_true(p.stage[AVATAR_DENOISE].flops > 0.85 * 60 * full &&
+                p.stage[AVATAR_DENOISE].flops < 1.1 * 60 * full);
     /* 16 tiles of 256 px, three temporal ones less the cuts: 7.3e13 for 17 latents of a whole one */
     assert_true(p.stage[AVATAR_DECODE].flops > 1.5e15 && p.stage[AVATAR_DECODE].flops < 2.8e15);
     assert_true(p.peak_bytes > p.stage[AVATAR_DENOISE].weight_bytes + p.stage[AVATAR_DENOISE].arena_bytes);
@@ -159,9 +165,9 @@ static void test_plan_refuses(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_all_lists_bind),       cmocka_unit_test(test_binding_is_strict),
+        cmocka_unit_test(test_all_lists_bind),         cmocka_unit_test(test_binding_is_strict),
         cmocka_unit_test(test_plan_of_the_real_model), cmocka_unit_test(test_plan_grows),
-        cmocka_unit_test(test_plan_of_a_checkpoint), cmocka_unit_test(test_plan_refuses),
+        cmocka_unit_test(test_plan_of_a_checkpoint),   cmocka_unit_test(test_plan_refuses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
-/* test_vae_savings.c -- the work that the VAE does not do: each saving against the unsaved way, on the miniature
- * checkpoint. Exact ones (the same operations on the same numbers) must be equal bit by bit; the one-frame encode takes
- * sums in another order and may differ by rounding.
+/* test_vae_savings.c -- the work that the VAE does not do: each saving against the unsaved way, on the
+ * miniature checkpoint. Exact ones (the same operations on the same numbers) must be equal bit by bit; the
+ * one-frame encode takes sums in another order and may differ by rounding.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -124,8 +124,8 @@ static int take(void *arg, struct run *r, struct tensor y)
     return run_read(r, y, v->pixels + (v->frames - y.shape[0]) * v->size);
 }
 
-/* The reference's order: all temporal tiles are decoded, the one-latent tile at the end too; then all are blended; then
- * the kept parts are put together. */
+/* The reference's order: all temporal tiles are decoded, the one-latent tile at the end too; then all are
+ * blended; then the kept parts are put together. */
 static struct video decode_whole(struct fixture *f, struct tensor z)
 {
     struct run *r = &f->run;
@@ -140,7 +140,8 @@ static struct video decode_whole(struct fixture *f, struct tensor z)
         one = (struct video){0};
         assert_int_equal(vae_decode(r, f->vae, tensor_slice(z, 0, at, len), false, 0, take, &one), 0);
         assert_int_equal(one.frames, 4 * (len - 1) + 1);
-        part[n] = run_write(r, one.pixels, DTYPE_F32, 4, SHAPE(one.frames, 8 * z.shape[1], 8 * z.shape[2], 3));
+        part[n] =
+            run_write(r, one.pixels, DTYPE_F32, 4, SHAPE(one.frames, 8 * z.shape[1], 8 * z.shape[2], 3));
         if (n > 0 && one.frames > 1)
             part[n] = tensor_slice(part[n], 0, 1, one.frames - 1);
         else if (n > 0)
@@ -148,7 +149,8 @@ static struct video decode_whole(struct fixture *f, struct tensor z)
         mem_free(one.pixels);
     }
     for (int i = 0; i < n; i++) {
-        int64_t len = tensor_is_none(part[i]) ? 0 : part[i].shape[0], keep = tile - blend + (i == 0), over = blend;
+        int64_t len = tensor_is_none(part[i]) ? 0 : part[i].shape[0], keep = tile - blend + (i == 0),
+                over = blend;
         if (i > 0 && len > 0) {
             over = part[i - 1].shape[0] < over ? part[i - 1].shape[0] : over;
             op_blend(r, part[i], part[i - 1], 0, len < over ? len : over);
@@ -159,7 +161,8 @@ static struct video decode_whole(struct fixture *f, struct tensor z)
     return v;
 }
 
-/* Streaming, the skipped tile and the early end against the whole. 13 = 12 + 1 latents: the last tile holds one. */
+/* Streaming, the skipped tile and the early end against the whole. 13 = 12 + 1 latents: the last tile holds
+ * one. */
 static void check_streaming(struct fixture *f, int64_t t, int64_t max_frames)
 {
     struct run *r = &f->run;

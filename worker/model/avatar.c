@@ -58,8 +58,8 @@ int avatar_load(struct avatar *a, struct err *err)
     return rc;
 }
 
-int avatar_component(const struct avatar *a, int i, const char **ret_name, const char **ret_status, double *ret_seconds,
-                     const char **ret_error)
+int avatar_component(const struct avatar *a, int i, const char **ret_name, const char **ret_status,
+                     double *ret_seconds, const char **ret_error)
 {
     const struct avatar_part_state *s;
 
@@ -87,8 +87,8 @@ int avatar_size(int width, int height, int size, int *ret_w, int *ret_h)
 
 void avatar_request_init(struct avatar_request *q)
 {
-    *q = (struct avatar_request){.prompt = "", .size = 704, .fps = 25, .steps = 50, .guidance = 7.5, .shift = 5,
-                                 .round_bf16 = true};
+    *q = (struct avatar_request){
+        .prompt = "", .size = 704, .fps = 25, .steps = 50, .guidance = 7.5, .shift = 5, .round_bf16 = true};
 }
 
 /* ---- a job ---- */
@@ -172,7 +172,8 @@ static int avatar_work_tokens(struct avatar_work *w, struct err *err)
         if (rc < 0)
             return rc;
         if (l->n_dropped > 0)
-            avatar_input_warn(w->hooks, "%s: too long, its last %d tokens are not used", what[i], l->n_dropped);
+            avatar_input_warn(w->hooks, "%s: too long, its last %d tokens are not used", what[i],
+                              l->n_dropped);
     }
     return 0;
 }
@@ -328,7 +329,8 @@ int avatar_run(struct avatar *a, const struct avatar_request *q, const struct av
         rc = ckpt_open(&w->noise, q->noise_path, err);
     if (rc == 0)
         rc = avatar_work_stages(w, err);
-    dumped = avatar_dump_write(&w->dump, err); /* of a failed or cancelled job too: that is when one wants to see it */
+    dumped = avatar_dump_write(&w->dump,
+                               err); /* of a failed or cancelled job too: that is when one wants to see it */
     rc = rc < 0 ? rc : dumped;
     if (rc == 0)
         rc = avatar_work_digest(w, err);

@@ -1,5 +1,6 @@
-/* avatar.h -- the whole generator as one object: components, plan, generate. The wall that pipeline.c sees: pictures,
- * sound and text go in, latents and frames come out; no tensors, no op, no device word on the other side.
+/* avatar.h -- the whole generator as one object: components, plan, generate. The wall that pipeline.c sees:
+ * pictures, sound and text go in, latents and frames come out; no tensors, no op, no device word on the other
+ * side.
  *
  * Source: HunyuanVideo-Avatar; the order of stages and what differs from the reference are in MODEL.md.
  */
@@ -18,10 +19,10 @@ struct avatar;
 struct device;
 
 /* Stages in order; progress is reported as (stage, done, total). */
-#define AVATAR_STAGES(X)                                                                                             \
-    X(LOAD, "load")                                                                                                  \
-    X(CONDITION, "condition")                                                                                        \
-    X(DENOISE, "denoise")                                                                                            \
+#define AVATAR_STAGES(X)                                                                                     \
+    X(LOAD, "load")                                                                                          \
+    X(CONDITION, "condition")                                                                                \
+    X(DENOISE, "denoise")                                                                                    \
     X(DECODE, "decode")
 
 enum avatar_stage {
@@ -47,12 +48,12 @@ struct avatar_request {
     double guidance, shift;
     uint64_t seed;
     enum avatar_face face;
-    double box[4];               /* x, y, w, h in pixels of the image as opened */
-    int face_index;              /* by size, 0 = largest */
-    bool face_required;          /* no face found is an error instead of a warning */
-    bool round_bf16;             /* latents rounded to bf16 after each window, as the reference does. Default true */
-    const char *noise_path;      /* safetensors with noise and vae_noise, or NULL */
-    const char *dump_path;       /* safetensors to write intermediate tensors to, or NULL */
+    double box[4];      /* x, y, w, h in pixels of the image as opened */
+    int face_index;     /* by size, 0 = largest */
+    bool face_required; /* no face found is an error instead of a warning */
+    bool round_bf16;    /* latents rounded to bf16 after each window, as the reference does. Default true */
+    const char *noise_path; /* safetensors with noise and vae_noise, or NULL */
+    const char *dump_path;  /* safetensors to write intermediate tensors to, or NULL */
 };
 
 struct avatar_hooks {
@@ -60,7 +61,8 @@ struct avatar_hooks {
     const atomic_int *cancel; /* non-zero: stop within one step with ERR_CANCEL. May be NULL */
     void (*progress)(void *arg, enum avatar_stage stage, int done, int total);
     void (*warn)(void *arg, const char *text);
-    /* Frames in order, as they are decoded: rgb u8 [n][height][width][3]; only lent. Non-zero (an ERR_*) stops. */
+    /* Frames in order, as they are decoded: rgb u8 [n][height][width][3]; only lent. Non-zero (an ERR_*)
+     * stops. */
     int (*frames)(void *arg, const uint8_t *rgb, int64_t n, int width, int height);
 };
 
@@ -70,8 +72,8 @@ struct avatar_result {
     double seconds[AVATAR_STAGE_COUNT];
     double flops;
     size_t arena_peak;
-    int face[4];       /* x1, y1, x2, y2 in pixels of the sized picture; all -1: whole picture */
-    char digest[65];   /* of the weights in use */
+    int face[4];     /* x1, y1, x2, y2 in pixels of the sized picture; all -1: whole picture */
+    char digest[65]; /* of the weights in use */
 };
 
 /* What a job of these sizes needs, by stage; from the planning table, weights not needed. */
@@ -87,18 +89,20 @@ struct avatar_plan {
     double flops;
 };
 
-/* ckpts: folder of the published layout, or NULL with dims "full": the real sizes without weights (planning only). */
+/* ckpts: folder of the published layout, or NULL with dims "full": the real sizes without weights (planning
+ * only). */
 int avatar_open(struct avatar **ret, struct device *device, const char *ckpts, bool fp8, struct err *err);
 void avatar_close(struct avatar *a);
 /* Loads every component now (otherwise each on first use). */
 int avatar_load(struct avatar *a, struct err *err);
-int avatar_component(const struct avatar *a, int i, const char **ret_name, const char **ret_status, double *ret_seconds,
-                     const char **ret_error); /* ERR_NOTFOUND past the last */
+int avatar_component(const struct avatar *a, int i, const char **ret_name, const char **ret_status,
+                     double *ret_seconds, const char **ret_error); /* ERR_NOTFOUND past the last */
 
-/* The picture of width x height sized as the reference sizes it; a side that would be 0 is 64. ERR_INVALID below 1. */
+/* The picture of width x height sized as the reference sizes it; a side that would be 0 is 64. ERR_INVALID
+ * below 1. */
 int avatar_size(int width, int height, int size, int *ret_w, int *ret_h);
-int avatar_make_plan(struct avatar *a, int width, int height, int64_t n_frames, int steps, struct avatar_plan *ret,
-                     struct err *err);
+int avatar_make_plan(struct avatar *a, int width, int height, int64_t n_frames, int steps,
+                     struct avatar_plan *ret, struct err *err);
 /* Fills defaults: 25 fps, 50 steps, guidance 7.5, shift 5, round_bf16. */
 void avatar_request_init(struct avatar_request *q);
 int avatar_run(struct avatar *a, const struct avatar_request *q, const struct avatar_hooks *hooks,

@@ -63,8 +63,8 @@ static struct tensor avatar_dump_add(struct avatar_dump *d, const char *name, en
     return t;
 }
 
-void avatar_dump_host(struct avatar_dump *d, const char *name, enum dtype dtype, int n_dims, const int64_t *shape,
-                      const void *data)
+void avatar_dump_host(struct avatar_dump *d, const char *name, enum dtype dtype, int n_dims,
+                      const int64_t *shape, const void *data)
 {
     struct tensor t;
 

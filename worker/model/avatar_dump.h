@@ -1,4 +1,5 @@
-/* avatar_dump.h -- named intermediate tensors of one job, kept in memory and written as one safetensors file at the end.
+/* avatar_dump.h -- named intermediate tensors of one job, kept in memory and written as one safetensors file
+ * at the end.
  *
  *     struct avatar_dump d = {0};                       off: every call does nothing
  *     avatar_dump_init(&d, q->dump_path);               NULL: stays off
@@ -22,7 +23,7 @@
 #define AVATAR_DUMP_MAX_ITEMS 2048
 
 struct avatar_dump {
-    const char *path; /* borrowed; NULL: off */
+    const char *path;               /* borrowed; NULL: off */
     struct safetensors_item *items; /* owned, with names and data */
     size_t n, cap, bytes;
     struct err err;
@@ -33,8 +34,8 @@ void avatar_dump_done(struct avatar_dump *d);
 bool avatar_dump_is_on(const struct avatar_dump *d);
 
 /* A copy of host data, contiguous. */
-void avatar_dump_host(struct avatar_dump *d, const char *name, enum dtype dtype, int n_dims, const int64_t *shape,
-                      const void *data);
+void avatar_dump_host(struct avatar_dump *d, const char *name, enum dtype dtype, int n_dims,
+                      const int64_t *shape, const void *data);
 /* A copy of a tensor of the run (any strides), stored under the given shape of as many elements. */
 void avatar_dump_tensor(struct avatar_dump *d, struct run *r, const char *name, struct tensor t, int n_dims,
                         const int64_t *shape);

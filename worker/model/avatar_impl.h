@@ -10,7 +10,7 @@ struct avatar {
     struct avatar_parts parts;
     struct avatar_parts plan; /* the same shapes without data; opened by the first plan */
     bool can_plan;
-    char digest[65];          /* "" until the first job */
+    char digest[65]; /* "" until the first job */
 };
 
 #endif

@@ -11,9 +11,9 @@
 #include "worker/media/size.h"
 
 static const char PREFIX[] = "Authentic, Realistic, Natural, High-quality, Lens-Fixed, ";
-static const char NEGATIVE[] =
-    "Aerial view, aerial view, overexposed, low quality, deformation, a poor composition, bad hands, bad teeth, bad eyes, "
-    "bad limbs, distortion, blurring, Lens changes";
+static const char NEGATIVE[] = "Aerial view, aerial view, overexposed, low quality, deformation, a poor "
+                               "composition, bad hands, bad teeth, bad eyes, "
+                               "bad limbs, distortion, blurring, Lens changes";
 
 enum { PROMPT_MAX = 1 << 16 }; /* bytes; the tokenizers cut at 249 tokens */
 
@@ -32,25 +32,31 @@ void avatar_input_warn(const struct avatar_hooks *hooks, const char *fmt, ...)
 
 /* ---- frames ---- */
 
-int avatar_input_frames(int64_t n_samples, double fps, int64_t asked, struct avatar_frames *ret, struct err *err)
+int avatar_input_frames(int64_t n_samples, double fps, int64_t asked, struct avatar_frames *ret,
+                        struct err *err)
 {
     int64_t at_25 = n_samples / AVATAR_INPUT_FRAME, at_12 = n_samples / (2 * AVATAR_INPUT_FRAME);
-    /* The reference counts frames at 25 a second whatever the rate; at 12.5 it reaches the end of its sound at 374. */
+    /* The reference counts frames at 25 a second whatever the rate; at 12.5 it reaches the end of its sound
+     * at 374. */
     bool half = fps == 12.5, longer = half && at_25 > 374;
     struct avatar_frames f;
 
     if (at_25 < 1)
-        return err_set(err, ERR_INVALID, "audio: %lld samples are shorter than one frame (%d samples, 0.04 s)",
+        return err_set(err, ERR_INVALID,
+                       "audio: %lld samples are shorter than one frame (%d samples, 0.04 s)",
                        (long long)n_samples, AVATAR_INPUT_FRAME);
     if (asked < 0 || asked > WINDOW_MAX_FRAMES)
-        return err_set(err, ERR_INVALID, "n_frames: %lld given, 1 to %d (or 0: as long as the sound) are allowed",
+        return err_set(err, ERR_INVALID,
+                       "n_frames: %lld given, 1 to %d (or 0: as long as the sound) are allowed",
                        (long long)asked, WINDOW_MAX_FRAMES);
     f.sound = longer ? at_12 : at_25;
     f.model = asked > 0 ? asked : f.sound;
     f.video = asked > 0 ? asked : half ? (at_12 > 0 ? at_12 : 1) : at_25;
     if (f.model > WINDOW_MAX_FRAMES)
-        return err_set(err, ERR_INVALID, "audio: %.1f s are longer than the %d frames that are allowed: cut the sound or "
-                       "set n_frames", (double)n_samples / AVATAR_INPUT_RATE, WINDOW_MAX_FRAMES);
+        return err_set(err, ERR_INVALID,
+                       "audio: %.1f s are longer than the %d frames that are allowed: cut the sound or "
+                       "set n_frames",
+                       (double)n_samples / AVATAR_INPUT_RATE, WINDOW_MAX_FRAMES);
     *ret = f;
     return 0;
 }
@@ -63,13 +69,14 @@ static int avatar_input_check_size(const struct avatar_request *q, struct err *e
         return err_set(err, ERR_INVALID, "image: no picture");
     if (q->width == 0 && q->height == 0) {
         if (q->size < AVATAR_INPUT_MIN_SIDE || q->size > AVATAR_INPUT_MAX_SIDE)
-            return err_set(err, ERR_INVALID, "size: %d given, %d to %d are allowed", q->size, AVATAR_INPUT_MIN_SIDE,
-                           AVATAR_INPUT_MAX_SIDE);
+            return err_set(err, ERR_INVALID, "size: %d given, %d to %d are allowed", q->size,
+                           AVATAR_INPUT_MIN_SIDE, AVATAR_INPUT_MAX_SIDE);
         return 0;
     }
     if (q->width < AVATAR_INPUT_MIN_SIDE || q->width > AVATAR_INPUT_MAX_SIDE || q->width % 16 != 0 ||
         q->height < AVATAR_INPUT_MIN_SIDE || q->height > AVATAR_INPUT_MAX_SIDE || q->height % 16 != 0)
-        return err_set(err, ERR_INVALID, "width, height: %d x %d given, multiples of 16 from %d to %d are allowed", q->width,
+        return err_set(err, ERR_INVALID,
+                       "width, height: %d x %d given, multiples of 16 from %d to %d are allowed", q->width,
                        q->height, AVATAR_INPUT_MIN_SIDE, AVATAR_INPUT_MAX_SIDE);
     return 0;
 }
@@ -82,10 +89,12 @@ static int avatar_input_check_face(const struct avatar_request *q, struct err *e
                 return err_set(err, ERR_INVALID, "box: x, y, w, h in pixels, w and h above 0, expected");
         if (q->box[0] >= q->image.width || q->box[1] >= q->image.height || q->box[0] + q->box[2] <= 0 ||
             q->box[1] + q->box[3] <= 0)
-            return err_set(err, ERR_INVALID, "box: it lies outside the picture of %d x %d", q->image.width, q->image.height);
+            return err_set(err, ERR_INVALID, "box: it lies outside the picture of %d x %d", q->image.width,
+                           q->image.height);
     }
     if (q->face == AVATAR_FACE_INDEX && q->face_index < 0)
-        return err_set(err, ERR_INVALID, "face_index: %d given, 0 (the largest face) or more is allowed", q->face_index);
+        return err_set(err, ERR_INVALID, "face_index: %d given, 0 (the largest face) or more is allowed",
+                       q->face_index);
     return 0;
 }
 
@@ -96,8 +105,8 @@ static int avatar_input_check(const struct avatar_request *q, struct err *err)
     if (q->fps != 25.0 && q->fps != 12.5)
         return err_set(err, ERR_INVALID, "fps: %g given, 25 and 12.5 are allowed", q->fps);
     if (q->wave.samples == NULL || q->wave.rate != AVATAR_INPUT_RATE)
-        return err_set(err, ERR_INVALID, "audio: mono samples at %d Hz expected, %d Hz given", AVATAR_INPUT_RATE,
-                       q->wave.rate);
+        return err_set(err, ERR_INVALID, "audio: mono samples at %d Hz expected, %d Hz given",
+                       AVATAR_INPUT_RATE, q->wave.rate);
     if ((q->prompt != NULL && strlen(q->prompt) > PROMPT_MAX) ||
         (q->negative_prompt != NULL && strlen(q->negative_prompt) > PROMPT_MAX))
         return err_set(err, ERR_TOOBIG, "prompt: more than %d bytes", PROMPT_MAX);
@@ -121,8 +130,11 @@ static void avatar_input_sides(struct avatar_input *in, const struct avatar_hook
     if (in->width < 64 || in->height < 64) {
         in->width = in->width < 64 ? 64 : in->width;
         in->height = in->height < 64 ? 64 : in->height;
-        avatar_input_warn(hooks, "image: %d x %d is so long that a side rounds to 0: the video is %d x %d and the picture "
-                          "is squeezed", q->image.width, q->image.height, in->width, in->height);
+        avatar_input_warn(
+            hooks,
+            "image: %d x %d is so long that a side rounds to 0: the video is %d x %d and the picture "
+            "is squeezed",
+            q->image.width, q->image.height, in->width, in->height);
     }
 }
 
@@ -131,7 +143,8 @@ static int avatar_input_picture(struct avatar_input *in, struct err *err)
     int rc = resize_image(&in->q->image, in->width, in->height, RESIZE_LANCZOS, &in->sized, err);
 
     if (rc == 0)
-        rc = resize_image(&in->sized, AVATAR_INPUT_SQUASHED, AVATAR_INPUT_SQUASHED, RESIZE_BILINEAR, &in->squashed, err);
+        rc = resize_image(&in->sized, AVATAR_INPUT_SQUASHED, AVATAR_INPUT_SQUASHED, RESIZE_BILINEAR,
+                          &in->squashed, err);
     return rc;
 }
 
@@ -147,10 +160,13 @@ static int avatar_input_prompt(struct avatar_input *in, struct err *err)
     return str_format(in->prompt, size, "%s%s", PREFIX, text);
 }
 
-int avatar_input_open(struct avatar_input *in, const struct avatar_request *q, const struct avatar_hooks *hooks,
-                      struct err *err)
+int avatar_input_open(struct avatar_input *in, const struct avatar_request *q,
+                      const struct avatar_hooks *hooks, struct err *err)
 {
-    struct sampler_inputs s = {.steps = q->steps, .guidance = q->guidance, .shift = q->shift, .fps = q->fps,
+    struct sampler_inputs s = {.steps = q->steps,
+                               .guidance = q->guidance,
+                               .shift = q->shift,
+                               .fps = q->fps,
                                .round_bf16 = q->round_bf16};
     int rc = avatar_input_check(q, err);
 

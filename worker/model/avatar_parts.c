@@ -25,7 +25,8 @@ enum { PATH_MAX_BYTES = 2048 };
 
 /* ---- files ---- */
 
-static int avatar_parts_path(const struct avatar_parts *p, const char *name, char path[PATH_MAX_BYTES], struct err *err)
+static int avatar_parts_path(const struct avatar_parts *p, const char *name, char path[PATH_MAX_BYTES],
+                             struct err *err)
 {
     if (str_path(path, PATH_MAX_BYTES, p->root, name) < 0)
         return err_set(err, ERR_INVALID, "ckpts: the path is longer than %d bytes", PATH_MAX_BYTES);
@@ -41,20 +42,17 @@ static bool avatar_parts_has(const struct avatar_parts *p, const char *name)
 
 /* What the tree must hold. detface.pt may be absent: a cascade finds faces then. */
 static const char *const avatar_parts_files[] = {
-    VAE_DIR "config.json",
-    VAE_DIR "pytorch_model.pt",
-    "llava_llama_image/config.json",
-    "llava_llama_image/tokenizer.json",
-    "text_encoder_2/config.json",
-    "text_encoder_2/vocab.json",
-    "text_encoder_2/merges.txt",
-    "whisper-tiny/config.json",
+    VAE_DIR "config.json",           VAE_DIR "pytorch_model.pt",
+    "llava_llama_image/config.json", "llava_llama_image/tokenizer.json",
+    "text_encoder_2/config.json",    "text_encoder_2/vocab.json",
+    "text_encoder_2/merges.txt",     "whisper-tiny/config.json",
 };
 static const char *const avatar_parts_dit_files[] = {DIT_DIR "mp_rank_00_model_states.pt"};
 static const char *const avatar_parts_fp8_files[] = {DIT_DIR "mp_rank_00_model_states_fp8.pt",
                                                      DIT_DIR "mp_rank_00_model_states_fp8_map.pt"};
 
-static int avatar_parts_missing(const struct avatar_parts *p, const char *const *list, size_t n, struct buf *missing)
+static int avatar_parts_missing(const struct avatar_parts *p, const char *const *list, size_t n,
+                                struct buf *missing)
 {
     int count = 0;
 
@@ -73,18 +71,21 @@ static int avatar_parts_check(const struct avatar_parts *p, struct err *err)
     int count, rc = 0;
 
     if (access(p->root, R_OK | X_OK) != 0)
-        return err_set(err, ERR_WEIGHTS, "ckpts: %s is not there or not readable; expected is the published folder with "
-                       "hunyuan-video-t2v-720p, llava_llama_image, text_encoder_2, whisper-tiny and det_align in it",
-                       p->root);
+        return err_set(
+            err, ERR_WEIGHTS,
+            "ckpts: %s is not there or not readable; expected is the published folder with "
+            "hunyuan-video-t2v-720p, llava_llama_image, text_encoder_2, whisper-tiny and det_align in it",
+            p->root);
     buf_init(&missing, 1 << 16);
-    count = avatar_parts_missing(p, avatar_parts_files, sizeof(avatar_parts_files) / sizeof(char *), &missing);
+    count =
+        avatar_parts_missing(p, avatar_parts_files, sizeof(avatar_parts_files) / sizeof(char *), &missing);
     if (p->fp8)
         count += avatar_parts_missing(p, avatar_parts_fp8_files, 2, &missing);
     else
         count += avatar_parts_missing(p, avatar_parts_dit_files, 1, &missing);
     if (count > 0)
-        rc = err_set(err, ERR_WEIGHTS, "ckpts: %d file%s missing in %s: %s", count, count > 1 ? "s are" : " is", p->root,
-                     missing.data != NULL ? missing.data : "");
+        rc = err_set(err, ERR_WEIGHTS, "ckpts: %d file%s missing in %s: %s", count,
+                     count > 1 ? "s are" : " is", p->root, missing.data != NULL ? missing.data : "");
     buf_done(&missing);
     return rc;
 }
@@ -92,8 +93,8 @@ static int avatar_parts_check(const struct avatar_parts *p, struct err *err)
 /* ---- loading, one function a component ---- */
 
 /* The checkpoint at name, or the list of the published model. */
-static int avatar_parts_ckpt(const struct avatar_parts *p, struct ckpt **ret, const char *name, const unsigned char *list,
-                             size_t len, struct err *err)
+static int avatar_parts_ckpt(const struct avatar_parts *p, struct ckpt **ret, const char *name,
+                             const unsigned char *list, size_t len, struct err *err)
 {
     char path[PATH_MAX_BYTES];
     int rc;
@@ -121,7 +122,8 @@ static int avatar_parts_load_llava(struct avatar_parts *p, struct err *err)
     }
     if (rc < 0)
         return rc;
-    rc = avatar_parts_ckpt(p, &p->llava_ckpt, "llava_llama_image", avatar_full_llava_tsv, avatar_full_llava_tsv_len, err);
+    rc = avatar_parts_ckpt(p, &p->llava_ckpt, "llava_llama_image", avatar_full_llava_tsv,
+                           avatar_full_llava_tsv_len, err);
     return rc < 0 ? rc : llava_open(&p->llava, &c, p->llava_ckpt, p->device, err);
 }
 
@@ -141,7 +143,8 @@ static int avatar_parts_load_clip(struct avatar_parts *p, struct err *err)
     }
     if (rc < 0)
         return rc;
-    rc = avatar_parts_ckpt(p, &p->clip_ckpt, "text_encoder_2", avatar_full_clip_tsv, avatar_full_clip_tsv_len, err);
+    rc = avatar_parts_ckpt(p, &p->clip_ckpt, "text_encoder_2", avatar_full_clip_tsv, avatar_full_clip_tsv_len,
+                           err);
     return rc < 0 ? rc : clip_text_open(&p->clip, &c, p->clip_ckpt, p->device, err);
 }
 
@@ -152,12 +155,14 @@ static int avatar_parts_load_audio(struct avatar_parts *p, struct err *err)
     int rc;
 
     if (p->root == NULL)
-        rc = whisper_config_parse(&c, (const char *)avatar_full_whisper_json, avatar_full_whisper_json_len, err);
+        rc = whisper_config_parse(&c, (const char *)avatar_full_whisper_json, avatar_full_whisper_json_len,
+                                  err);
     else if ((rc = avatar_parts_path(p, "whisper-tiny/config.json", path, err)) == 0)
         rc = whisper_config_read(&c, path, err);
     if (rc < 0)
         return rc;
-    rc = avatar_parts_ckpt(p, &p->audio_ckpt, "whisper-tiny", avatar_full_whisper_tsv, avatar_full_whisper_tsv_len, err);
+    rc = avatar_parts_ckpt(p, &p->audio_ckpt, "whisper-tiny", avatar_full_whisper_tsv,
+                           avatar_full_whisper_tsv_len, err);
     return rc < 0 ? rc : whisper_open(&p->whisper, &c, p->audio_ckpt, p->device, err);
 }
 
@@ -180,7 +185,8 @@ static int avatar_parts_load_vae(struct avatar_parts *p, struct err *err)
         rc = vae_config_read(path, &c, err);
     if (rc < 0)
         return rc;
-    rc = avatar_parts_ckpt(p, &p->vae_ckpt, VAE_DIR "pytorch_model.pt", avatar_full_vae_tsv, avatar_full_vae_tsv_len, err);
+    rc = avatar_parts_ckpt(p, &p->vae_ckpt, VAE_DIR "pytorch_model.pt", avatar_full_vae_tsv,
+                           avatar_full_vae_tsv_len, err);
     return rc < 0 ? rc : vae_open(&p->vae, &c, p->vae_ckpt, p->device, err);
 }
 
@@ -195,13 +201,14 @@ static int avatar_parts_load_dit(struct avatar_parts *p, struct err *err)
             return rc;
         rc = ckpt_open_fp8(&p->dit_ckpt, path, map, err);
     } else {
-        rc = avatar_parts_ckpt(p, &p->dit_ckpt, avatar_parts_dit_files[0], avatar_full_dit_tsv, avatar_full_dit_tsv_len, err);
+        rc = avatar_parts_ckpt(p, &p->dit_ckpt, avatar_parts_dit_files[0], avatar_full_dit_tsv,
+                               avatar_full_dit_tsv_len, err);
     }
     return rc < 0 ? rc : dit_open(&p->dit, p->dit_ckpt, p->device, err);
 }
 
 static int (*const avatar_parts_load[AVATAR_PART_COUNT])(struct avatar_parts *p, struct err *err) = {
-    [AVATAR_PART_TEXT] = avatar_parts_load_llava, [AVATAR_PART_CLIP] = avatar_parts_load_clip,
+    [AVATAR_PART_TEXT] = avatar_parts_load_llava,  [AVATAR_PART_CLIP] = avatar_parts_load_clip,
     [AVATAR_PART_AUDIO] = avatar_parts_load_audio, [AVATAR_PART_FACE] = avatar_parts_load_face,
     [AVATAR_PART_VAE] = avatar_parts_load_vae,     [AVATAR_PART_DIT] = avatar_parts_load_dit,
 };
@@ -237,7 +244,8 @@ int avatar_parts_need(struct avatar_parts *p, enum avatar_part part, struct err 
     return rc < 0 ? err_set(err, rc, "%s: %s", avatar_parts_name(real), s->err.text) : 0;
 }
 
-int avatar_parts_init(struct avatar_parts *p, struct device *device, const char *root, bool fp8, struct err *err)
+int avatar_parts_init(struct avatar_parts *p, struct device *device, const char *root, bool fp8,
+                      struct err *err)
 {
     int rc = 0;
 
@@ -301,8 +309,9 @@ const char *avatar_parts_status(const struct avatar_parts *p, enum avatar_part p
 static struct ckpt *avatar_parts_ckpt_of(const struct avatar_parts *p, enum avatar_part part)
 {
     struct ckpt *const list[AVATAR_PART_COUNT] = {
-        [AVATAR_PART_TEXT] = p->llava_ckpt, [AVATAR_PART_CLIP] = p->clip_ckpt, [AVATAR_PART_AUDIO] = p->audio_ckpt,
-        [AVATAR_PART_VAE] = p->vae_ckpt,    [AVATAR_PART_DIT] = p->dit_ckpt,
+        [AVATAR_PART_TEXT] = p->llava_ckpt,  [AVATAR_PART_CLIP] = p->clip_ckpt,
+        [AVATAR_PART_AUDIO] = p->audio_ckpt, [AVATAR_PART_VAE] = p->vae_ckpt,
+        [AVATAR_PART_DIT] = p->dit_ckpt,
     };
     return list[part];
 }

@@ -1,13 +1,13 @@
-/* avatar_parts.h -- the generator's components: where their files are, loading each on first use, status and time.
+/* avatar_parts.h -- the generator's components: where their files are, loading each on first use, status and
+ * time.
  *
  *     struct avatar_parts p;
- *     if ((rc = avatar_parts_init(&p, device, "ckpts", false, err)) < 0) ...    one error lists all that is missing
- *     if ((rc = avatar_parts_need(&p, AVATAR_PART_VAE, err)) < 0) ...
- *     vae_encode(r, p.vae, ...);
+ *     if ((rc = avatar_parts_init(&p, device, "ckpts", false, err)) < 0) ...    one error lists all that is
+ * missing if ((rc = avatar_parts_need(&p, AVATAR_PART_VAE, err)) < 0) ... vae_encode(r, p.vae, ...);
  *     avatar_parts_done(&p);
  *
- * A component that fails to load stays failed with its reason, and the others work. device NULL: for planning, weights
- * are mapped but not uploaded; root NULL: the published model's sizes, without files.
+ * A component that fails to load stays failed with its reason, and the others work. device NULL: for
+ * planning, weights are mapped but not uploaded; root NULL: the published model's sizes, without files.
  * Status may be read from another thread.
  */
 #ifndef WORKER_MODEL_AVATAR_PARTS_H
@@ -31,13 +31,13 @@ struct vae;
 struct whisper;
 
 /* id, name. The text encoder and its vision tower come from one checkpoint, so loading one loads both. */
-#define AVATAR_PARTS(X)                                                                                              \
-    X(TEXT, "text_encoder")                                                                                          \
-    X(VISION, "vision_tower")                                                                                        \
-    X(CLIP, "clip")                                                                                                  \
-    X(AUDIO, "audio_encoder")                                                                                        \
-    X(FACE, "face_detector")                                                                                         \
-    X(VAE, "vae")                                                                                                    \
+#define AVATAR_PARTS(X)                                                                                      \
+    X(TEXT, "text_encoder")                                                                                  \
+    X(VISION, "vision_tower")                                                                                \
+    X(CLIP, "clip")                                                                                          \
+    X(AUDIO, "audio_encoder")                                                                                \
+    X(FACE, "face_detector")                                                                                 \
+    X(VAE, "vae")                                                                                            \
     X(DIT, "dit")
 
 enum avatar_part {
@@ -63,7 +63,7 @@ struct avatar_parts {
     double load_seconds; /* all loading so far */
 
     struct ckpt *llava_ckpt, *clip_ckpt, *audio_ckpt, *vae_ckpt, *dit_ckpt; /* owned, NULL until needed */
-    struct llava *llava;                     /* owned, as all below */
+    struct llava *llava;                                                    /* owned, as all below */
     struct tokenizer_llama *tokenizer_llama; /* NULL while planning the published sizes */
     struct tokenizer_clip *tokenizer_clip;   /* the same */
     struct clip_text *clip;
@@ -74,13 +74,16 @@ struct avatar_parts {
 };
 
 /* ERR_WEIGHTS that lists every file that is missing and says how the tree should look. */
-int avatar_parts_init(struct avatar_parts *p, struct device *device, const char *root, bool fp8, struct err *err);
+int avatar_parts_init(struct avatar_parts *p, struct device *device, const char *root, bool fp8,
+                      struct err *err);
 void avatar_parts_done(struct avatar_parts *p);
 /* Loads the component unless it is there. */
 int avatar_parts_need(struct avatar_parts *p, enum avatar_part part, struct err *err);
 const char *avatar_parts_name(enum avatar_part part);
-const char *avatar_parts_status(const struct avatar_parts *p, enum avatar_part part); /* "not loaded", "ready", ... */
-/* Bytes of the weights that a component needs; 0 before it is loaded. The vision tower's are within the text encoder's. */
+const char *avatar_parts_status(const struct avatar_parts *p,
+                                enum avatar_part part); /* "not loaded", "ready", ... */
+/* Bytes of the weights that a component needs; 0 before it is loaded. The vision tower's are within the text
+ * encoder's. */
 size_t avatar_parts_bytes(const struct avatar_parts *p, enum avatar_part part);
 /* SHA-256 over the digests of all loaded checkpoints, in the order of the list. */
 int avatar_parts_digest(struct avatar_parts *p, char hex[65], struct err *err);

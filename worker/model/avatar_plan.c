@@ -1,4 +1,5 @@
-/* avatar_plan.c -- what a job needs: the stages of avatar_stage.c walked with no device, on the checkpoint's shapes. */
+/* avatar_plan.c -- what a job needs: the stages of avatar_stage.c walked with no device, on the checkpoint's
+ * shapes. */
 #include <string.h>
 
 #include "worker/model/avatar_impl.h"
@@ -30,8 +31,8 @@ static size_t avatar_plan_weights(const struct avatar_parts *p, enum avatar_stag
 }
 
 /* One stage's numbers: what the run counted since the stage before. */
-static void avatar_plan_note(struct avatar_plan *plan, enum avatar_stage s, const struct avatar_parts *p, struct run *r,
-                             double *flops)
+static void avatar_plan_note(struct avatar_plan *plan, enum avatar_stage s, const struct avatar_parts *p,
+                             struct run *r, double *flops)
 {
     plan->stage[s].weight_bytes = avatar_plan_weights(p, s);
     plan->stage[s].arena_bytes = r->arena_peak;
@@ -40,7 +41,8 @@ static void avatar_plan_note(struct avatar_plan *plan, enum avatar_stage s, cons
     r->arena_peak = r->arena_used;
 }
 
-static int avatar_plan_walk(struct avatar_parts *p, struct avatar_job *j, struct avatar_plan *plan, struct err *err)
+static int avatar_plan_walk(struct avatar_parts *p, struct avatar_job *j, struct avatar_plan *plan,
+                            struct err *err)
 {
     struct run r;
     double flops = 0;
@@ -97,19 +99,28 @@ static int avatar_plan_load(struct avatar *a, struct err *err)
     return rc;
 }
 
-int avatar_make_plan(struct avatar *a, int width, int height, int64_t n_frames, int steps, struct avatar_plan *ret,
-                     struct err *err)
+int avatar_make_plan(struct avatar *a, int width, int height, int64_t n_frames, int steps,
+                     struct avatar_plan *ret, struct err *err)
 {
     struct avatar_plan plan = {.width = width, .height = height, .n_frames = n_frames};
-    struct avatar_job j = {.width = width, .height = height, .n_sound = n_frames, .n_model = n_frames, .n_video = n_frames,
-                           .n_samples = n_frames * AVATAR_INPUT_FRAME, .fps = 25, .guidance = 7.5, .shift = 5,
-                           .steps = steps, .round_bf16 = true, .face = {0, 0, width, height}};
+    struct avatar_job j = {.width = width,
+                           .height = height,
+                           .n_sound = n_frames,
+                           .n_model = n_frames,
+                           .n_video = n_frames,
+                           .n_samples = n_frames * AVATAR_INPUT_FRAME,
+                           .fps = 25,
+                           .guidance = 7.5,
+                           .shift = 5,
+                           .steps = steps,
+                           .round_bf16 = true,
+                           .face = {0, 0, width, height}};
     int rc;
 
     if (width < AVATAR_INPUT_MIN_SIDE || height < AVATAR_INPUT_MIN_SIDE || width > AVATAR_INPUT_MAX_SIDE ||
         height > AVATAR_INPUT_MAX_SIDE || width % 16 != 0 || height % 16 != 0)
-        return err_set(err, ERR_INVALID, "plan: %d x %d given, multiples of 16 from %d to %d are allowed", width, height,
-                       AVATAR_INPUT_MIN_SIDE, AVATAR_INPUT_MAX_SIDE);
+        return err_set(err, ERR_INVALID, "plan: %d x %d given, multiples of 16 from %d to %d are allowed",
+                       width, height, AVATAR_INPUT_MIN_SIDE, AVATAR_INPUT_MAX_SIDE);
     if ((rc = avatar_plan_load(a, err)) < 0)
         return rc;
     rc = avatar_plan_walk(&a->plan, &j, &plan, err);

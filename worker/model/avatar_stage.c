@@ -54,8 +54,8 @@ static void avatar_stage_llava(struct avatar_parts *p, struct run *r, struct ava
     for (int i = 0; i < AVATAR_TEXTS; i++) {
         int n = j->llama[i].n > 0 ? j->llama[i].n : TOKENIZER_LLAMA_MAX;
         run_push(r, "text %d", i);
-        avatar_stage_keep(r, inner, text[i]->states, llava_text(r, p->llava, j->llama[i].n > 0 ? j->llama[i].ids : NULL, n,
-                                                                image));
+        avatar_stage_keep(r, inner, text[i]->states,
+                          llava_text(r, p->llava, j->llama[i].n > 0 ? j->llama[i].ids : NULL, n, image));
         run_pop(r);
         text[i]->n_valid = n - TOKENIZER_LLAMA_CROP + rows - (TOKENIZER_LLAMA_MAX - TOKENIZER_LLAMA_CROP);
         if (j->llama[i].n == 0)
@@ -79,7 +79,8 @@ static void avatar_stage_clip(struct avatar_parts *p, struct run *r, struct avat
         size_t mark;
         text[i]->text2 = run_new(r, DTYPE_F32, 1, SHAPE(clip_text_width(p->clip)));
         mark = run_mark(r);
-        avatar_stage_keep(r, mark, text[i]->text2, clip_text_pooled(r, p->clip, j->clip[i].ids, TOKENIZER_CLIP_MAX));
+        avatar_stage_keep(r, mark, text[i]->text2,
+                          clip_text_pooled(r, p->clip, j->clip[i].ids, TOKENIZER_CLIP_MAX));
     }
     run_pop(r);
 }
@@ -113,7 +114,8 @@ static void avatar_stage_dump_text(struct avatar_parts *p, struct run *r, struct
 static void avatar_stage_sound(struct avatar_parts *p, struct run *r, struct avatar_job *j)
 {
     int64_t n = j->n_sound < j->n_model ? j->n_sound : j->n_model, step = j->fps == 12.5 ? 4 : 2;
-    int64_t pieces = (step * n + WHISPER_WINDOW) / (WHISPER_PIECE / 320) + 1, samples = pieces * WHISPER_PIECE;
+    int64_t pieces = (step * n + WHISPER_WINDOW) / (WHISPER_PIECE / 320) + 1,
+            samples = pieces * WHISPER_PIECE;
     int64_t states = whisper_states(p->whisper), width = whisper_width(p->whisper);
     struct tensor room = run_new(r, DTYPE_F32, 4, SHAPE(n, WHISPER_WINDOW, states, width)), t;
     size_t mark = run_mark(r);
@@ -134,12 +136,14 @@ static void avatar_stage_dump_sound(struct run *r, struct avatar_job *j)
     size_t mark = run_mark(r);
     struct tensor all;
 
-    if (j->dump == NULL || !avatar_dump_is_on(j->dump) || run_failed(r) || window_plan_init(&w, j->n_model, &r->err) < 0)
+    if (j->dump == NULL || !avatar_dump_is_on(j->dump) || run_failed(r) ||
+        window_plan_init(&w, j->n_model, &r->err) < 0)
         return;
     all = run_new(r, DTYPE_F32, 4, SHAPE(w.n_audio, a.shape[1], a.shape[2], a.shape[3]));
     op_fill(r, all, 0.0f);
     op_copy_into(r, tensor_slice(all, 0, 0, a.shape[0]), a);
-    avatar_dump_tensor(j->dump, r, "mid.audio", all, 5, SHAPE(1, w.n_audio, a.shape[1], a.shape[2], a.shape[3]));
+    avatar_dump_tensor(j->dump, r, "mid.audio", all, 5,
+                       SHAPE(1, w.n_audio, a.shape[1], a.shape[2], a.shape[3]));
     run_rewind(r, mark);
 }
 
@@ -158,8 +162,8 @@ static void avatar_stage_face(struct run *r, struct avatar_job *j)
 /* ---- noise, picture ---- */
 
 /* The file's tensor [1, C, n, h, w] (or without the 1), or the seed's stream. */
-static struct tensor avatar_stage_noise(struct run *r, const struct avatar_job *j, const char *name, uint32_t stream,
-                                        const int64_t shape[4], int64_t n_min)
+static struct tensor avatar_stage_noise(struct run *r, const struct avatar_job *j, const char *name,
+                                        uint32_t stream, const int64_t shape[4], int64_t n_min)
 {
     struct tensor t = j->noise != NULL ? ckpt_find(j->noise, name) : TENSOR_NONE, y;
     float *host;
@@ -168,9 +172,10 @@ static struct tensor avatar_stage_noise(struct run *r, const struct avatar_job *
         return op_randn(r, j->seed, stream, 4, shape);
     if (t.n_dims == 5 && t.shape[0] == 1)
         t = tensor_at(t, 0, 0);
-    if (t.n_dims != 4 || t.shape[0] != shape[0] || t.shape[1] < n_min || t.shape[2] != shape[2] || t.shape[3] != shape[3]) {
-        run_fail(r, ERR_INVALID, "noise: %s must be [1, %lld, %lld or more, %lld, %lld]", name, (long long)shape[0],
-                 (long long)n_min, (long long)shape[2], (long long)shape[3]);
+    if (t.n_dims != 4 || t.shape[0] != shape[0] || t.shape[1] < n_min || t.shape[2] != shape[2] ||
+        t.shape[3] != shape[3]) {
+        run_fail(r, ERR_INVALID, "noise: %s must be [1, %lld, %lld or more, %lld, %lld]", name,
+                 (long long)shape[0], (long long)n_min, (long long)shape[2], (long long)shape[3]);
         return run_new(r, DTYPE_F32, 4, shape);
     }
     host = mem_alloc((size_t)tensor_count(t) * sizeof(float));
@@ -187,7 +192,8 @@ static struct tensor avatar_stage_noise(struct run *r, const struct avatar_job *
 static void avatar_stage_picture(struct avatar_parts *p, struct run *r, struct avatar_job *j)
 {
     static const float one[3] = {1, 1, 1};
-    int64_t c = vae_get_net(p->vae)->config.latent_channels, h = j->height / 8, w = j->width / 8, n = WINDOW_LATENTS;
+    int64_t c = vae_get_net(p->vae)->config.latent_channels, h = j->height / 8, w = j->width / 8,
+            n = WINDOW_LATENTS;
     struct tensor room = run_new(r, DTYPE_F32, 4, SHAPE(c, n, h, w)), x, m, noise;
     size_t mark = run_mark(r);
 
@@ -225,22 +231,26 @@ int avatar_stage_condition(struct avatar_parts *p, struct run *r, struct avatar_
     avatar_stage_dump_sound(r, j);
     avatar_stage_face(r, j);
     avatar_stage_picture(p, r, j);
-    n = avatar_stage_noise(r, j, "noise", STREAM_LATENTS, SHAPE(c, w.n_noise, j->height / 8, j->width / 8), w.n_latents);
+    n = avatar_stage_noise(r, j, "noise", STREAM_LATENTS, SHAPE(c, w.n_noise, j->height / 8, j->width / 8),
+                           w.n_latents);
     j->inputs.noise = n;
     if (j->dump != NULL)
-        avatar_dump_tensor(j->dump, r, "in.noise", n, 5, SHAPE(1, n.shape[0], n.shape[1], n.shape[2], n.shape[3]));
+        avatar_dump_tensor(j->dump, r, "in.noise", n, 5,
+                           SHAPE(1, n.shape[0], n.shape[1], n.shape[2], n.shape[3]));
     return run_failed(r) ? r->err.code : 0;
 }
 
 /* ---- denoise, decode ---- */
 
-int avatar_stage_denoise(struct avatar_parts *p, struct run *r, struct avatar_job *j, const struct sampler_hooks *hooks)
+int avatar_stage_denoise(struct avatar_parts *p, struct run *r, struct avatar_job *j,
+                         const struct sampler_hooks *hooks)
 {
     int rc = sampler_run(r, p->dit, &j->inputs, hooks, &j->latents);
     struct tensor t = j->latents;
 
     if (rc == 0 && j->dump != NULL)
-        avatar_dump_tensor(j->dump, r, "out.latents", t, 5, SHAPE(1, t.shape[0], t.shape[1], t.shape[2], t.shape[3]));
+        avatar_dump_tensor(j->dump, r, "out.latents", t, 5,
+                           SHAPE(1, t.shape[0], t.shape[1], t.shape[2], t.shape[3]));
     return run_failed(r) ? r->err.code : rc;
 }
 
@@ -256,7 +266,8 @@ static int avatar_stage_to_u8(void *arg, struct run *r, struct tensor y)
     return b->take(b->arg, r, op_to_u8(r, y));
 }
 
-int avatar_stage_decode(struct avatar_parts *p, struct run *r, struct avatar_job *j, vae_frames_fn *take, void *arg)
+int avatar_stage_decode(struct avatar_parts *p, struct run *r, struct avatar_job *j, vae_frames_fn *take,
+                        void *arg)
 {
     struct avatar_stage_bytes b = {take, arg};
     size_t mark = run_mark(r);

@@ -7,7 +7,8 @@ struct vae {
     struct vae_net net;
 };
 
-int vae_open(struct vae **ret, const struct vae_config *config, struct ckpt *c, struct device *device, struct err *err)
+int vae_open(struct vae **ret, const struct vae_config *config, struct ckpt *c, struct device *device,
+             struct err *err)
 {
     struct vae *v = mem_zalloc(sizeof(*v));
     int rc;
@@ -49,7 +50,8 @@ struct vae_way {
     int64_t channels; /* of the output */
 };
 
-/* Cuts along one axis: tile i covers inputs [i step, i step + tile); outputs are blended over `blend` and `keep` kept. */
+/* Cuts along one axis: tile i covers inputs [i step, i step + tile); outputs are blended over `blend` and
+ * `keep` kept. */
 struct vae_cut {
     int64_t tile, step, blend, keep;
 };
@@ -104,7 +106,8 @@ static int64_t vae_cut_total(const struct vae_way *w, const struct vae_cut *c, i
     return sum;
 }
 
-/* What a tile leaves for its neighbours: the last rows of the one above (by column), the last columns of the left one. */
+/* What a tile leaves for its neighbours: the last rows of the one above (by column), the last columns of the
+ * left one. */
 struct vae_strips {
     struct tensor above; /* [columns, T, blend, tile width, C] */
     struct tensor left;  /* [T, tile height, blend, C] */
@@ -123,8 +126,8 @@ static struct vae_strips vae_strips_new(struct run *r, const struct vae_way *w, 
 }
 
 /* Blends y with the strips, first the one above, then the left one, and leaves y's own in their place. */
-static void vae_strips_blend(struct run *r, struct vae_strips *s, const struct vae_cut *c, struct tensor y, bool first_row,
-                             int64_t column)
+static void vae_strips_blend(struct run *r, struct vae_strips *s, const struct vae_cut *c, struct tensor y,
+                             bool first_row, int64_t column)
 {
     int64_t h = y.shape[1], w = y.shape[2], n_h = vae_min(c->blend, h), n_w = vae_min(c->blend, w);
     struct tensor above = tensor_slice(tensor_at(s->above, 0, column), 2, 0, w);
@@ -144,8 +147,9 @@ static struct tensor vae_space_tiled(struct run *r, const struct vae_way *w, str
 {
     struct vae_cut c = vae_cut_of(w, false);
     int64_t t = vae_way_out(w, true, x.shape[0]), row = 0, column, at_y = 0, at_x, last_h = 0;
-    struct tensor all = run_new(r, DTYPE_F32, 4, SHAPE(t, vae_cut_total(w, &c, x.shape[1]),
-                                                       vae_cut_total(w, &c, x.shape[2]), w->channels));
+    struct tensor all =
+        run_new(r, DTYPE_F32, 4,
+                SHAPE(t, vae_cut_total(w, &c, x.shape[1]), vae_cut_total(w, &c, x.shape[2]), w->channels));
     size_t mark = run_mark(r), inner;
     struct vae_strips s = vae_strips_new(r, w, &c, x, t);
 
@@ -156,7 +160,8 @@ static struct tensor vae_space_tiled(struct run *r, const struct vae_way *w, str
         column = 0;
         at_x = 0;
         for (int64_t x0 = 0; x0 < x.shape[2] && !run_failed(r); x0 += c.step, column++, at_x += c.keep) {
-            struct tensor y = w->piece(r, w->net, tensor_slice(band, 2, x0, vae_min(c.tile, x.shape[2] - x0)));
+            struct tensor y =
+                w->piece(r, w->net, tensor_slice(band, 2, x0, vae_min(c.tile, x.shape[2] - x0)));
             int64_t h = vae_min(c.keep, y.shape[1]), v = vae_min(c.keep, y.shape[2]);
             if (run_failed(r))
                 break;
@@ -188,17 +193,19 @@ static int64_t vae_space_out(const struct vae_way *w, struct tensor x, int axis,
 {
     struct vae_cut c = vae_cut_of(w, false);
 
-    return tiled && vae_space_is_tiled(w, x) ? vae_cut_total(w, &c, x.shape[axis]) : vae_way_out(w, false, x.shape[axis]);
+    return tiled && vae_space_is_tiled(w, x) ? vae_cut_total(w, &c, x.shape[axis])
+                                             : vae_way_out(w, false, x.shape[axis]);
 }
 
 /* The video of x [T, H, W, C] in temporal tiles, each handed to take once it is final. */
-static int vae_time_tiled(struct run *r, const struct vae_way *w, struct tensor x, int64_t max_out, vae_frames_fn *take,
-                          void *arg)
+static int vae_time_tiled(struct run *r, const struct vae_way *w, struct tensor x, int64_t max_out,
+                          vae_frames_fn *take, void *arg)
 {
     struct vae_cut c = vae_cut_of(w, true);
     size_t start = run_mark(r), mark;
-    struct tensor before = run_new(r, DTYPE_F32, 4, SHAPE(c.blend, vae_space_out(w, x, 1, true),
-                                                          vae_space_out(w, x, 2, true), w->channels));
+    struct tensor before =
+        run_new(r, DTYPE_F32, 4,
+                SHAPE(c.blend, vae_space_out(w, x, 1, true), vae_space_out(w, x, 2, true), w->channels));
     int64_t n_before = 0, done = 0;
     int rc = 0;
 
@@ -264,7 +271,8 @@ struct tensor vae_encode(struct run *r, const struct vae *v, struct tensor x, bo
     struct vae_collect all = {0};
     size_t mark;
 
-    all.all = run_new(r, DTYPE_F32, 4, SHAPE(t, vae_space_out(&w, x, 1, tiled), vae_space_out(&w, x, 2, tiled), w.channels));
+    all.all = run_new(r, DTYPE_F32, 4,
+                      SHAPE(t, vae_space_out(&w, x, 1, tiled), vae_space_out(&w, x, 2, tiled), w.channels));
     mark = run_mark(r);
     if (in_time)
         vae_time_tiled(r, &w, x, INT64_MAX, vae_collect_take, &all);
@@ -274,7 +282,8 @@ struct tensor vae_encode(struct run *r, const struct vae *v, struct tensor x, bo
     return all.all;
 }
 
-struct tensor vae_sample(struct run *r, const struct vae *v, struct tensor moments, struct tensor noise, float scale)
+struct tensor vae_sample(struct run *r, const struct vae *v, struct tensor moments, struct tensor noise,
+                         float scale)
 {
     int64_t c = v->net.config.latent_channels;
     struct tensor m = op_copy(r, tensor_permute(moments, (const int[]){3, 0, 1, 2}), DTYPE_F32);
@@ -289,8 +298,8 @@ struct tensor vae_sample(struct run *r, const struct vae *v, struct tensor momen
 
 /* ---- decode ---- */
 
-int vae_decode(struct run *r, const struct vae *v, struct tensor z, bool tiled, int64_t max_frames, vae_frames_fn *take,
-               void *arg)
+int vae_decode(struct run *r, const struct vae *v, struct tensor z, bool tiled, int64_t max_frames,
+               vae_frames_fn *take, void *arg)
 {
     struct vae_way w = vae_way_of(v, false);
     int64_t max = max_frames > 0 ? max_frames : INT64_MAX;

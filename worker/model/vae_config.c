@@ -2,8 +2,8 @@
 
 #include "common/json.h"
 
-static int vae_config_int(json_t *o, const char *key, int64_t otherwise, int64_t min, int64_t max, int64_t *ret,
-                          struct err *err)
+static int vae_config_int(json_t *o, const char *key, int64_t otherwise, int64_t min, int64_t max,
+                          int64_t *ret, struct err *err)
 {
     json_t *v = json_object_get(o, key);
     if (json_is_array(v)) /* sample_size may be a list of equal numbers */
@@ -31,8 +31,10 @@ static int vae_config_channels(json_t *o, struct vae_config *c, struct err *err)
     for (size_t i = 0; i < n; i++) {
         json_int_t v = json_integer_value(json_array_get(list, i));
         if (v < 1 || v > 1024 || v % c->groups != 0)
-            return err_set(err, ERR_FORMAT, "VAE config: block_out_channels[%zu] is %lld: 1 to 1024, a multiple of "
-                           "norm_num_groups %d", i, (long long)v, c->groups);
+            return err_set(err, ERR_FORMAT,
+                           "VAE config: block_out_channels[%zu] is %lld: 1 to 1024, a multiple of "
+                           "norm_num_groups %d",
+                           i, (long long)v, c->groups);
         c->channels[i] = v;
     }
     return 0;
@@ -97,7 +99,8 @@ static int vae_config_fill(json_t *o, struct vae_config *c, struct err *err)
 static int vae_config_from(json_t *o, struct vae_config *ret, struct err *err)
 {
     struct vae_config c = {0};
-    int rc = json_is_object(o) ? vae_config_fill(o, &c, err) : err_set(err, ERR_FORMAT, "VAE config: not an object");
+    int rc = json_is_object(o) ? vae_config_fill(o, &c, err)
+                               : err_set(err, ERR_FORMAT, "VAE config: not an object");
 
     if (rc == 0)
         *ret = c;

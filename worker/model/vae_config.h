@@ -35,8 +35,8 @@ struct vae_config {
 int vae_config_read(const char *path, struct vae_config *ret, struct err *err);
 int vae_config_parse(const char *text, size_t len, struct vae_config *ret, struct err *err);
 
-/* Strides of the encoder's level i (and factors of the decoder's): t, y, x, each 1 or 2. False: the level has no
- * strided convolution at all. */
+/* Strides of the encoder's level i (and factors of the decoder's): t, y, x, each 1 or 2. False: the level has
+ * no strided convolution at all. */
 bool vae_config_strides(const struct vae_config *c, int level, int ret_strides[3]);
 
 #endif

@@ -8,8 +8,8 @@
  *     6. level 3: 3 resnets to 128                             [4t-3, 8h, 8w, 128]
  *     7. GroupNorm, silu, conv_out                             [4t-3, 8h, 8w, 3]
  *
- * The encoder is the mirror image with 2 resnets a level. Everything stays channels-last; residuals are summed in place;
- * scratch of a block is given back as soon as its result stands.
+ * The encoder is the mirror image with 2 resnets a level. Everything stays channels-last; residuals are
+ * summed in place; scratch of a block is given back as soon as its result stands.
  */
 #include "worker/model/vae_net.h"
 
@@ -22,10 +22,11 @@
 
 /* ---- binding ---- */
 
-#define VAE_NET_BIND(field, name, n_dims, ...)                                                                       \
+#define VAE_NET_BIND(field, name, n_dims, ...)                                                               \
     bindf(b, &w->field, n_dims, SHAPE(__VA_ARGS__), "%s." name, at);
 
-static void vae_net_bind_resnet(struct binder *b, struct vae_resnet *w, const char *at, int64_t ci, int64_t co)
+static void vae_net_bind_resnet(struct binder *b, struct vae_resnet *w, const char *at, int64_t ci,
+                                int64_t co)
 {
     VAE_NET_RESNET(VAE_NET_BIND)
     if (ci != co) {
@@ -47,8 +48,8 @@ static void vae_net_bind_mid(struct binder *b, struct vae_half *h, const char *h
 }
 
 /* kind: "down" or "up". */
-static void vae_net_bind_level(struct binder *b, struct vae_level *l, const char *half, const char *kind, int i,
-                               int64_t ci, int64_t co)
+static void vae_net_bind_level(struct binder *b, struct vae_level *l, const char *half, const char *kind,
+                               int i, int64_t ci, int64_t co)
 {
     char at[96];
 
@@ -57,9 +58,10 @@ static void vae_net_bind_level(struct binder *b, struct vae_level *l, const char
         vae_net_bind_resnet(b, &l->resnet[k], at, k == 0 ? ci : co, co);
     }
     if (l->has_scale) {
-        bindf(b, &l->scale_w, 5, SHAPE(co, co, 3, 3, 3), "%s.%s_blocks.%d.%ssamplers.0.conv.conv.weight", half, kind, i,
+        bindf(b, &l->scale_w, 5, SHAPE(co, co, 3, 3, 3), "%s.%s_blocks.%d.%ssamplers.0.conv.conv.weight",
+              half, kind, i, kind);
+        bindf(b, &l->scale_b, 1, SHAPE(co), "%s.%s_blocks.%d.%ssamplers.0.conv.conv.bias", half, kind, i,
               kind);
-        bindf(b, &l->scale_b, 1, SHAPE(co), "%s.%s_blocks.%d.%ssamplers.0.conv.conv.bias", half, kind, i, kind);
     }
 }
 
@@ -69,7 +71,8 @@ static void vae_net_bind_ends(struct binder *b, struct vae_half *w, const char *
     VAE_NET_ENDS(VAE_NET_BIND)
 }
 
-static void vae_net_bind_half(struct binder *b, struct vae_half *h, const struct vae_config *c, bool is_encoder)
+static void vae_net_bind_half(struct binder *b, struct vae_half *h, const struct vae_config *c,
+                              bool is_encoder)
 {
     const char *name = is_encoder ? "encoder" : "decoder", *kind = is_encoder ? "down" : "up";
     const char *quant = is_encoder ? "quant_conv" : "post_quant_conv";
@@ -86,7 +89,8 @@ static void vae_net_bind_half(struct binder *b, struct vae_half *h, const struct
         at = co;
     }
     vae_net_bind_mid(b, h, name, top);
-    vae_net_bind_ends(b, h, name, is_encoder ? c->in_channels : z, first, at, is_encoder ? 2 * z : c->in_channels);
+    vae_net_bind_ends(b, h, name, is_encoder ? c->in_channels : z, first, at,
+                      is_encoder ? 2 * z : c->in_channels);
     bindf(b, &h->quant_w, 5, SHAPE(q, q, 1, 1, 1), "%s.weight", quant);
     bindf(b, &h->quant_b, 1, SHAPE(q), "%s.bias", quant);
 }
@@ -105,8 +109,8 @@ int vae_net_bind(struct vae_net *n, const struct vae_config *config, struct ckpt
 
 /* ---- blocks ---- */
 
-/* y, the newest tensor, moved down to mark if the space between holds it: everything allocated since mark but y is free
- * again. It stays where it is if it would overlap itself. */
+/* y, the newest tensor, moved down to mark if the space between holds it: everything allocated since mark but
+ * y is free again. It stays where it is if it would overlap itself. */
 static struct tensor vae_net_settle(struct run *r, size_t mark, size_t y_mark, struct tensor y)
 {
     struct tensor t = y;
@@ -119,7 +123,8 @@ static struct tensor vae_net_settle(struct run *r, size_t mark, size_t y_mark, s
     return t;
 }
 
-struct tensor vae_net_conv(struct run *r, struct tensor x, struct tensor w, struct tensor b, const int *strides)
+struct tensor vae_net_conv(struct run *r, struct tensor x, struct tensor w, struct tensor b,
+                           const int *strides)
 {
     struct conv c = {.pad_before = {2, 1, 1}, .pad_after = {0, 1, 1}, .replicate = true};
 
@@ -134,7 +139,8 @@ static struct tensor vae_net_pointwise(struct run *r, struct tensor x, struct te
     return op_linear(r, x, tensor_view(w, 2, SHAPE(w.shape[0], w.shape[1])), b, ACT_NONE);
 }
 
-struct tensor vae_net_resnet(struct run *r, const struct vae_net *n, const struct vae_resnet *w, struct tensor x)
+struct tensor vae_net_resnet(struct run *r, const struct vae_net *n, const struct vae_resnet *w,
+                             struct tensor x)
 {
     int groups = n->config.groups;
     struct tensor y = tensor_is_none(w->short_w) ? x : vae_net_pointwise(r, x, w->short_w, w->short_b);
@@ -150,11 +156,12 @@ struct tensor vae_net_resnet(struct run *r, const struct vae_net *n, const struc
     return y;
 }
 
-static void vae_net_attention(struct run *r, const struct vae_net *n, const struct vae_attention *w, bool causal,
-                              struct tensor x)
+static void vae_net_attention(struct run *r, const struct vae_net *n, const struct vae_attention *w,
+                              bool causal, struct tensor x)
 {
     int64_t s = tensor_rows(x), c = tensor_dim(x, -1);
-    struct attn a = {.kind = causal ? ATTN_BLOCK_CAUSAL : ATTN_FULL, .scale = 1.0f / sqrtf((float)c),
+    struct attn a = {.kind = causal ? ATTN_BLOCK_CAUSAL : ATTN_FULL,
+                     .scale = 1.0f / sqrtf((float)c),
                      .block = x.shape[1] * x.shape[2]};
     size_t mark = run_mark(r);
     struct tensor h = op_group_norm(r, x, w->norm_w, w->norm_b, n->config.groups, VAE_NET_EPS, ACT_NONE);
@@ -170,7 +177,8 @@ static void vae_net_attention(struct run *r, const struct vae_net *n, const stru
     run_rewind(r, mark);
 }
 
-struct tensor vae_net_mid(struct run *r, const struct vae_net *n, const struct vae_half *h, bool causal, struct tensor x)
+struct tensor vae_net_mid(struct run *r, const struct vae_net *n, const struct vae_half *h, bool causal,
+                          struct tensor x)
 {
     run_push(r, "mid");
     x = vae_net_resnet(r, n, &h->mid[0], x);
@@ -194,14 +202,16 @@ struct tensor vae_net_up(struct run *r, const struct vae_level *l, struct tensor
     return vae_net_settle(r, mark, at, vae_net_conv(r, h, l->scale_w, l->scale_b, NULL));
 }
 
-static struct tensor vae_net_level(struct run *r, const struct vae_net *n, const struct vae_level *l, struct tensor x)
+static struct tensor vae_net_level(struct run *r, const struct vae_net *n, const struct vae_level *l,
+                                   struct tensor x)
 {
     for (int k = 0; k < l->n_resnets; k++)
         x = vae_net_resnet(r, n, &l->resnet[k], x);
     return x;
 }
 
-static struct tensor vae_net_tail(struct run *r, const struct vae_net *n, const struct vae_half *h, struct tensor x)
+static struct tensor vae_net_tail(struct run *r, const struct vae_net *n, const struct vae_half *h,
+                                  struct tensor x)
 {
     x = op_group_norm(r, x, h->norm_out_w, h->norm_out_b, n->config.groups, VAE_NET_EPS, ACT_SILU);
     return vae_net_conv(r, x, h->conv_out_w, h->conv_out_b, NULL);
