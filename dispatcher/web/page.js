@@ -316,8 +316,19 @@ function watch(id, picture) {
   closeStream();
   if (stage.picture) URL.revokeObjectURL(stage.picture);
   Object.assign(stage, { id, job: null, progress: null, picture: picture ? URL.createObjectURL(picture) : null });
-  const source = new EventSource(`/v1/jobs/${encodeURIComponent(id)}/events`);
+  openStream(id, "");
+}
+
+/* The browser itself comes back after a lost connection, but gives up after an answer that is an error (503 while Redis
+ * is away): then we come back, and say what was seen last. */
+function openStream(id, last) {
+  const source = new EventSource(`/v1/jobs/${encodeURIComponent(id)}/events${last ? `?last_event_id=${last}` : ""}`);
   stage.source = source;
+  source.addEventListener("error", () => {
+    if (source.readyState !== EventSource.CLOSED || source !== stage.source) return;
+    if (stage.job && FINAL.includes(stage.job.state)) return;
+    setTimeout(() => { if (source === stage.source) openStream(id, last); }, 2000);
+  });
   source.addEventListener("job", (e) => {
     const before = stage.job && stage.job.state;
     stage.job = JSON.parse(e.data);
@@ -331,6 +342,7 @@ function watch(id, picture) {
   source.addEventListener("progress", (e) => {
     stage.progress = JSON.parse(e.data);
     stage.heardAt = Date.now();
+    last = e.lastEventId || last;
     if (!stage.job) return;
     if (stage.job.state !== "running") Object.assign(stage.job, { state: "running", started_at: stage.progress.time });
     drawStage();

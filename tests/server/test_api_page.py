@@ -4,7 +4,7 @@ import os
 import pytest
 
 import browser
-from api_tools import png, wav
+from api_tools import Dispatcher, png, wav
 
 pytestmark = pytest.mark.skipif(not browser.available(), reason="needs chromium and chromedriver")
 
@@ -55,7 +55,10 @@ def test_from_files_to_video(page, shared, inputs):
     os.makedirs(results)
     with open(os.path.join(results, "1-video.mp4"), "wb") as f:
         f.write(b"not a video, but served as one")
-    shared.worker.settle(job, attempt, {"video": "1-video.mp4", "width": 64, "height": 64, "seconds": 1.0, "seed": 7,
+    with open(os.path.join(results, "1-thumbnail.jpg"), "wb") as f:
+        f.write(png(8, 8))
+    shared.worker.settle(job, attempt, {"video": "1-video.mp4", "thumbnail": "1-thumbnail.jpg", "width": 64,
+                                        "height": 64, "seconds": 1.0, "seed": 7,
                                         "warnings": ["no face was found; the whole image is used"]})
     page.wait("document.querySelector('#stage-title').textContent === 'Done'")
     assert page.visible("#stage-video") and "64 × 64 · 1.0 s · seed 7" in page.text("#stage-text")
@@ -94,6 +97,23 @@ def test_cancel_and_text_is_text(page, shared, inputs):
     page.wait("document.querySelector('#stage-title').textContent === 'Failed'")
     assert page.text("#stage-text") == "<img src=x onerror=alert(1)> & \"quotes\""
     assert page.run("return document.querySelectorAll('#stage img[src=x], #jobs img[src=x]').length") == 0
+
+
+def test_page_outlives_outage_and_restart(page, folder, redis_server, dispatcher, api, worker):
+    job = api.submit()
+    page.go("http://127.0.0.1:%d/?job=%s" % (dispatcher.port, job))
+    page.wait("document.querySelector('#stage-text').textContent === 'Next in line'")
+    got, attempt = worker.claim()
+    worker.progress(job, attempt, "denoise", 1, 4, 9.0)
+    page.wait("/step 1 of 4/.test(document.querySelector('#stage-text').textContent)")
+    port = dispatcher.port
+    assert dispatcher.stop() == 0
+    worker.progress(job, attempt, "denoise", 2, 4, 9.0)
+    second = Dispatcher(folder, redis_server.path, "--port", str(port))
+    page.wait("/step 2 of 4/.test(document.querySelector('#stage-text').textContent)")
+    worker.settle(job, attempt, {})
+    page.wait("document.querySelector('#stage-title').textContent === 'Done'")
+    assert second.stop() == 0
 
 
 def test_keyboard_reaches_everything(page, shared):
