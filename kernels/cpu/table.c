@@ -1,4 +1,7 @@
 /* table.c -- the cpu table: the reference, and over it what is faster on this machine. */
+#if defined __x86_64__
+#include <cpuid.h>
+#endif
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +10,15 @@
 
 static struct op_table table;
 
+#if defined __x86_64__
+/* Asked directly: clang's __builtin_cpu_supports does not know the name. */
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 /* 0: plain, 3: AVX2 and FMA, 4: AVX-512. TROUPE_CPU_ISA lowers it (tests run all that the machine has). */
 static int level(void)
 {
@@ -14,7 +26,7 @@ static int level(void)
     int best = 0;
 #if defined __x86_64__
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c() &&
         __builtin_cpu_supports("bmi2"))
         best = 3;
     if (best == 3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
