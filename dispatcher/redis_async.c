@@ -20,7 +20,6 @@
 #include "common/str.h"
 
 enum {
-    TICK_MS = 50, /* how exact deadlines are */
     RETRY_MIN_MS = 50,
     RETRY_MAX_MS = 2000,
     CONNECT_MS = 2000,
@@ -54,6 +53,7 @@ struct redis_async {
     uv_getaddrinfo_t resolve;
     bool resolving;
     uint64_t state_deadline;
+    uint64_t tick_at; /* loop time for which the tick is armed */
     unsigned pause_ms;
     int n_handles;
     struct command *first, *last; /* sent, in order */
@@ -166,10 +166,22 @@ static void on_reply(redisAsyncContext *ac, void *reply, void *priv)
 
 static void on_tick(uv_timer_t *t);
 
-static void tick_arm(struct redis_async *c)
+/* The tick comes at `when` (loop time), or earlier where it is armed for earlier. */
+static void tick_by(struct redis_async *c, uint64_t when)
 {
-    if (!uv_is_active((uv_handle_t *)&c->tick))
-        uv_timer_start(&c->tick, on_tick, c->unsent ? 0 : TICK_MS, 0);
+    uint64_t now = uv_now(c->loop);
+    if (uv_is_active((uv_handle_t *)&c->tick) && c->tick_at <= when)
+        return;
+    c->tick_at = when;
+    uv_timer_start(&c->tick, on_tick, when > now ? when - now : 0, 0);
+}
+
+/* Remembers a command that will fail on the next tick. */
+static void command_fail(struct redis_async *c, struct command *k)
+{
+    k->next = c->unsent;
+    c->unsent = k;
+    tick_by(c, 0);
 }
 
 /* Queues a command on the context; k->fn is told later in every case. */
@@ -182,12 +194,10 @@ static void command_send(struct redis_async *c, struct command *k, int argc, con
         else
             c->first = k;
         c->last = k;
-        tick_arm(c);
+        tick_by(c, k->deadline);
         return;
     }
-    k->next = c->unsent;
-    c->unsent = k;
-    uv_timer_start(&c->tick, on_tick, 0, 0);
+    command_fail(c, k);
 }
 
 static struct command *command_new(struct redis_async *c, unsigned deadline_ms, redis_async_fn fn, void *arg)
@@ -208,13 +218,10 @@ void redis_async_command(struct redis_async *c, unsigned deadline_ms, redis_asyn
         fn(arg, ERR_NOMEM, NULL);
         return;
     }
-    if (c->state != STATE_UP) {
-        k->next = c->unsent;
-        c->unsent = k;
-        uv_timer_start(&c->tick, on_tick, 0, 0);
-        return;
-    }
-    command_send(c, k, argc, (const char **)(uintptr_t)argv, argv_len);
+    if (c->state == STATE_UP)
+        command_send(c, k, argc, (const char **)(uintptr_t)argv, argv_len);
+    else
+        command_fail(c, k);
 }
 
 /* ---- the connection ---- */
@@ -332,7 +339,7 @@ static void connect_to(struct redis_async *c, const char *ip)
     ac->data = c;
     redisAsyncSetConnectCallback(ac, on_connect);
     redisAsyncSetDisconnectCallback(ac, on_disconnect);
-    tick_arm(c);
+    tick_by(c, c->state_deadline);
 }
 
 static void handle_gone(struct redis_async *c)
@@ -410,8 +417,12 @@ static void on_tick(uv_timer_t *t)
         go_down(c, ERR_REDIS, "no answer within the deadline", NULL);
     else if ((c->state == STATE_CONNECTING || c->state == STATE_LOGIN) && now >= c->state_deadline)
         go_down(c, ERR_REDIS, "no connection within the deadline", NULL);
-    if (c->first || c->state == STATE_CONNECTING || c->state == STATE_LOGIN || c->unsent)
-        tick_arm(c);
+    if (c->state == STATE_CONNECTING || c->state == STATE_LOGIN)
+        tick_by(c, c->state_deadline);
+    for (struct command *k = c->first; k; k = k->next)
+        tick_by(c, k->deadline);
+    if (c->unsent)
+        tick_by(c, 0);
 }
 
 static int copy_texts(struct redis_async *c)
