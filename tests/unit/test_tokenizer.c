@@ -438,6 +438,59 @@ static void test_bad_files(void **state)
     rmdir(dir);
 }
 
+/* The miniature file written anew: merges as pairs or strings, ignore_merges on or off. */
+static struct tokenizer_llama *rewritten(const struct fixture *f, const char *dir, bool pairs, bool ignore)
+{
+    char path[1200];
+    json_t *file = NULL;
+    struct tokenizer_llama *t = NULL;
+    struct err err = {0};
+    str_path(path, sizeof path, f->llama_dir, "tokenizer.json");
+    assert_int_equal(json_read_file(path, 1 << 24, &file, &err), 0);
+    json_t *model = json_object_get(file, "model"), *merges = json_object_get(model, "merges");
+    for (size_t i = 0; pairs && i < json_array_size(merges); i++) {
+        const char *text = json_string_value(json_array_get(merges, i)), *gap = strchr(text, ' ');
+        assert_non_null(gap);
+        json_array_set_new(merges, i, json_pack("[s#, s]", text, (int)(gap - text), gap + 1));
+    }
+    json_object_set_new(model, "ignore_merges", json_boolean(ignore));
+    str_path(path, sizeof path, dir, "tokenizer.json");
+    assert_int_equal(json_dump_file(file, path, 0), 0);
+    json_decref(file);
+    write_file(dir, "config.json", "{}");
+    if (tokenizer_llama_open(&t, dir, &err) < 0)
+        fail_msg("%s", err.text);
+    return t;
+}
+
+static void test_file_forms(void **state)
+{
+    struct fixture *f = *state;
+    static const char text[] = "A person is talking; twilight campfire lanterns, the quick brown fox";
+    char dir[] = "/tmp/test_tokenizer_XXXXXX";
+    struct tokenizer_llama_prompt p[2][2], first;
+    assert_non_null(mkdtemp(dir));
+    for (int pairs = 0; pairs < 2; pairs++) {
+        for (int ignore = 0; ignore < 2; ignore++) {
+            struct tokenizer_llama *t = rewritten(f, dir, pairs, ignore);
+            assert_int_equal(tokenizer_llama_prompt(t, text, sizeof text - 1, true, &p[pairs][ignore], NULL),
+                             0);
+            assert_int_equal(tokenizer_llama_image(t),
+                             tokenizer_llama_image(f->llama)); /* without config.json's */
+            assert_int_equal(tokenizer_llama_pad(t), tokenizer_llama_pad(f->llama));
+            tokenizer_llama_close(t);
+        }
+    }
+    prompt(f, text, true, &first);
+    assert_memory_equal(&first, &p[0][1], sizeof first);
+    assert_memory_equal(&p[0][0], &p[1][0], sizeof first);
+    assert_memory_equal(&p[0][1], &p[1][1], sizeof first);
+    assert_memory_not_equal(p[0][0].ids, p[0][1].ids, sizeof first.ids); /* words that no merge reaches */
+    remove_file(dir, "tokenizer.json");
+    remove_file(dir, "config.json");
+    rmdir(dir);
+}
+
 /* Every allocation of a prompt fails once: an error comes back, the next call is right again. */
 static void test_no_memory(void **state)
 {
@@ -486,15 +539,15 @@ static void test_no_memory_opening(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_merge_order),       cmocka_unit_test(test_merge_twice),
-        cmocka_unit_test(test_word_end),          cmocka_unit_test(test_bytes),
-        cmocka_unit_test(test_bad_merge),         cmocka_unit_test(test_long_word),
-        cmocka_unit_test(test_white_space),       cmocka_unit_test(test_plain_text),
-        cmocka_unit_test(test_long_prompt),       cmocka_unit_test(test_head),
-        cmocka_unit_test(test_bad_text),          cmocka_unit_test(test_cleaning),
-        cmocka_unit_test(test_clip_special),      cmocka_unit_test(test_clip_long),
-        cmocka_unit_test(test_bad_files),         cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_no_memory_opening),
+        cmocka_unit_test(test_merge_order),  cmocka_unit_test(test_merge_twice),
+        cmocka_unit_test(test_word_end),     cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_bad_merge),    cmocka_unit_test(test_long_word),
+        cmocka_unit_test(test_white_space),  cmocka_unit_test(test_plain_text),
+        cmocka_unit_test(test_long_prompt),  cmocka_unit_test(test_head),
+        cmocka_unit_test(test_bad_text),     cmocka_unit_test(test_cleaning),
+        cmocka_unit_test(test_clip_special), cmocka_unit_test(test_clip_long),
+        cmocka_unit_test(test_bad_files),    cmocka_unit_test(test_file_forms),
+        cmocka_unit_test(test_no_memory),    cmocka_unit_test(test_no_memory_opening),
     };
     return cmocka_run_group_tests_name("tokenizers", tests, setup, teardown);
 }
