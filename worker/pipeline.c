@@ -307,7 +307,7 @@ static int begin(struct pipeline *p, struct err *err)
     return rc < 0 ? rc : result_path(p, "video.mp4.part", p->video_part, err);
 }
 
-/* What an attempt that failed has written. Its folder goes too, if no other attempt has anything in it. */
+/* What an attempt that failed has written. The folder stays: another attempt may be about to write there. */
 static void remove_files(const struct pipeline *p)
 {
     static const char *const names[] = {"video.mp4",          "video.mp4.part", "thumbnail.png",
@@ -316,11 +316,6 @@ static void remove_files(const struct pipeline *p)
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
         if (blob_result_path(p->env->conf->volume, p->job->id, p->attempt, names[i], false, path, sizeof(path), NULL) == 0)
             unlink(path);
-    char *slash = strrchr(path, '/');
-    if (slash) {
-        *slash = 0;
-        rmdir(path);
-    }
 }
 
 int pipeline_run(const struct generator *g, void *state, const struct generator_env *env, const char *worker,
