@@ -16,6 +16,7 @@
 #include "common/version.h"
 #include "kernels/device.h"
 #include "worker/claim.h"
+#include "kernels/threads.h"
 #include "worker/command.h"
 
 enum { EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_RECYCLE = 75 };
@@ -89,6 +90,7 @@ static int serve(const struct conf *conf)
 
 int main(int argc, char **argv)
 {
+    threads_settle(argv);
     struct conf conf;
     struct err err = {0};
     enum conf_action todo;

@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "common/mem.h"
+#include "kernels/threads.h"
 #include "common/str.h"
 
 #define FENCE 256
@@ -419,6 +420,7 @@ static bool parse(struct options *o, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    threads_settle(argv);
     struct options o = {.table = "cpu", .seed = 1, .n_threads = 2};
     if (!parse(&o, argc, argv)) {
         fprintf(stderr, "usage: checkop [--op NAME] [--seed N] [--table cpu|cuda] [--threads N] [--bench]\n");

@@ -16,6 +16,7 @@
 #include "common/mem.h"
 #include "common/str.h"
 #include "tests/golden/golden.h"
+#include "kernels/threads.h"
 #include "tests/golden/report.h"
 
 #define MAX_CASES 10000
@@ -227,6 +228,7 @@ static int run_all(const struct options *o, const struct list *l)
 
 int main(int argc, char **argv)
 {
+    threads_settle(argv);
     struct options o = {.table = "cpu_ref"};
     struct list l = {0};
     int rc = 2, i = 1;
