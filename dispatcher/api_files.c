@@ -9,17 +9,18 @@
 #include "common/blob.h"
 #include "common/str.h"
 #include "dispatcher/api_jobs.h"
+#include "dispatcher/magic.h"
 #include "dispatcher/reply.h"
 
 struct file_kind {
     const char *member; /* of the result object */
     const char *digest; /* member with its SHA-256, or NULL */
-    const char *type, *extension;
+    const char *type; /* NULL: by its first bytes */
 };
 
-static const struct file_kind video = {"video", "video_sha256", "video/mp4", "mp4"};
-static const struct file_kind thumbnail = {"thumbnail", NULL, "image/jpeg", "jpg"};
-static const struct file_kind report = {"report", NULL, "application/json", "json"};
+static const struct file_kind video = {"video", "video_sha256", "video/mp4"};
+static const struct file_kind thumbnail = {"thumbnail", NULL, NULL};
+static const struct file_kind report = {"report", NULL, "application/json"};
 
 /* A result names its files inside the job's own folder: no way out of it. */
 static bool plain_name(const char *name)
@@ -75,9 +76,12 @@ static void send_file(struct request *r, const struct file_kind *k, int rc, cons
     if (rc < 0) {
         reply_error(r, &err);
     } else {
+        const char *file = json_string_value(json_object_get(v.status.result, k->member)), *dot = strrchr(file, '.');
+        unsigned char head[MAGIC_HEAD];
+        ssize_t n = k->type ? 0 : pread(fd, head, sizeof head, 0);
         etag_of(&v, k, fd, etag, sizeof etag);
-        str_format(name, sizeof name, "%s.%s", v.job.id, k->extension);
-        reply_file(r, fd, k->type, etag, name);
+        str_format(name, sizeof name, "%s%s", v.job.id, dot ? dot : "");
+        reply_file(r, fd, k->type ? k->type : magic_type(head, n > 0 ? (size_t)n : 0), etag, name);
     }
     job_view_done(&v);
 }

@@ -11,6 +11,7 @@
 #include "dispatcher/events.h"
 #include "dispatcher/reply.h"
 #include "dispatcher/server.h"
+#include "dispatcher/view.h"
 
 static void send_or_answer(struct request *r, int rc, struct queue_cmd *c, const struct err *err, backend_fn fn)
 {
@@ -44,11 +45,30 @@ void api_ops_queue(struct request *r)
     send_or_answer(r, queue_cmd_stats(&c, &r->app->queue, &err), &c, &err, on_object);
 }
 
+static void on_workers(void *arg, int rc, const void *bytes, size_t len, const struct err *why)
+{
+    struct err err = *why;
+    json_t *o = NULL, *one, *list;
+    size_t i;
+    if (rc == 0)
+        rc = queue_read_object(bytes, len, &o, &err);
+    if (rc < 0) {
+        reply_error(arg, &err);
+        return;
+    }
+    list = json_array();
+    json_array_foreach(json_object_get(o, "list"), i, one) {
+        json_array_append_new(list, view_worker(one));
+    }
+    json_decref(o);
+    reply_json(arg, 200, json_pack("{s:s, s:o}", "object", "list", "workers", list));
+}
+
 void api_ops_workers(struct request *r)
 {
     struct queue_cmd c = {0};
     struct err err = {0};
-    send_or_answer(r, queue_cmd_workers(&c, &r->app->queue, &err), &c, &err, on_object);
+    send_or_answer(r, queue_cmd_workers(&c, &r->app->queue, &err), &c, &err, on_workers);
 }
 
 static void on_ok(void *arg, int rc, const void *bytes, size_t len, const struct err *why)

@@ -22,6 +22,7 @@
 #include "dispatcher/server.h"
 
 enum { EXIT_SETTINGS = 2, EXIT_REDIS = 3, EXIT_VOLUME = 4, EXIT_LISTEN = 5 };
+enum { SMALL_BODIES = 64 << 20 }; /* room beside one JSON body of the largest size */
 enum { DRAIN_TICK_MS = 20, DRAIN_MAX_MS = 10000 };
 
 struct program {
@@ -90,7 +91,7 @@ static void on_first(struct app *app, int rc, const struct err *why)
         .app = app,
         .max_connections = (unsigned)app->conf.max_connections,
         .idle_s = (unsigned)app->conf.idle_s,
-        .max_body_memory = (uint64_t)app->conf.max_json_bytes * 2,
+        .max_body_memory = (uint64_t)app->conf.max_json_bytes + SMALL_BODIES,
     };
     if (events_new(app, &app->events, &err) < 0 || api_events_new(app, &app->streams, &err) < 0 ||
         server_new(app->loop, &o, &app->server, &err) < 0 || listen_all(p, &err) < 0)

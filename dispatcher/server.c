@@ -25,6 +25,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "common/log.h"
 #include "common/mem.h"
 #include "common/str.h"
 #include "dispatcher/gate.h"
@@ -168,11 +169,15 @@ static enum MHD_Result on_access(void *cls, struct MHD_Connection *conn, const c
 
 static void on_completed(void *cls, struct MHD_Connection *conn, void **slot, enum MHD_RequestTerminationCode why)
 {
+    struct request *r = *slot;
     (void)cls;
     (void)conn;
-    (void)why;
-    if (*slot)
-        request_free(*slot);
+    if (!r)
+        return;
+    LOG(DEBUG, "request", log_str("method", r->method), log_str("path", r->path), log_int("status", r->status),
+        log_int("whole", why == MHD_REQUEST_TERMINATED_COMPLETED_OK),
+        log_num("ms", (double)(uv_hrtime() / 1000 - r->start_us) / 1000));
+    request_free(r);
     *slot = NULL;
 }
 

@@ -5,6 +5,8 @@
 #include "common/clock.h"
 #include "common/str.h"
 
+enum { COMPONENTS_DEPTH = 4 };
+
 static json_t *time_json(int64_t ms)
 {
     char text[32];
@@ -132,5 +134,30 @@ json_t *view_list_item(const json_t *item)
             set_path(json_object_get(o, "links"), "thumbnail", id, "/thumbnail");
         }
     }
+    return o;
+}
+
+json_t *view_worker(const json_t *worker)
+{
+    static const char *const numbers[] = {"pid", "memory_bytes", "free_bytes"};
+    static const char *const times[][2] = {{"seen_ms", "seen_at"}, {"started_ms", "started_at"}};
+    json_t *o = json_copy((json_t *)(uintptr_t)worker), *list = NULL;
+    const char *components = json_string_value(json_object_get(worker, "components"));
+    int64_t n;
+    for (size_t i = 0; o && i < sizeof numbers / sizeof *numbers; i++) {
+        const char *text = json_string_value(json_object_get(worker, numbers[i]));
+        if (text && str_parse_i64(text, 0, INT64_MAX, &n) == 0)
+            json_object_set_new(o, numbers[i], json_integer(n));
+    }
+    for (size_t i = 0; o && i < sizeof times / sizeof *times; i++) {
+        const json_t *v = json_object_get(worker, times[i][0]);
+        n = json_integer_value(v);
+        if (json_is_string(v) && str_parse_i64(json_string_value(v), 0, INT64_MAX, &n) < 0)
+            n = 0;
+        json_object_del(o, times[i][0]);
+        json_object_set_new(o, times[i][1], time_json(n));
+    }
+    if (o && components && json_parse(components, strlen(components), COMPONENTS_DEPTH, &list, NULL) == 0)
+        json_object_set_new(o, "components", list);
     return o;
 }

@@ -10,6 +10,8 @@
 json_t *view_job(const struct job_view *v);
 /* An event of the stream: {job, event, state, attempt, time, stage, step, total, eta_s, worker, code, why}. */
 json_t *view_event(const struct queue_event *e);
+/* One member of `workers`' list: numbers and times as such, components as a list. */
+json_t *view_worker(const json_t *worker);
 /* One member of queue_read_list's array: times become text, links are added. */
 json_t *view_list_item(const json_t *item);
 

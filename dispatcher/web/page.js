@@ -4,7 +4,7 @@
  */
 
 const $ = (id) => document.getElementById(id);
-const STAGES = ["fetch", "probe", "condition", "denoise", "decode", "encode", "publish"];
+const STAGES = ["fetch", "probe", "load", "condition", "denoise", "decode", "encode", "publish"];
 const FINAL = ["done", "failed", "cancelled", "timed_out"];
 const STATE_TEXT = {
   queued: "Waiting", delayed: "Waiting for another try", running: "Running", done: "Done", failed: "Failed",
@@ -200,7 +200,7 @@ $("form").addEventListener("submit", async (e) => {
 
 /* ---- the job being watched ---- */
 
-const stage = { id: null, source: null, job: null, progress: null, heardAt: 0, picture: null };
+const stage = { id: null, source: null, job: null, progress: null, heardAt: 0, picture: null, furthest: 0 };
 
 function stageText() {
   const job = stage.job;
@@ -216,7 +216,7 @@ function stageText() {
     if (job.stopping) return "Stopping…";
     const parts = [p.stage ? p.stage[0].toUpperCase() + p.stage.slice(1) : "Starting"];
     if (p.total > 1) parts.push(`step ${p.step} of ${p.total}`);
-    if (p.eta_s !== null && p.eta_s >= 0) {
+    if (typeof p.eta_s === "number" && p.eta_s >= 0) {
       const left = p.eta_s - (Date.now() - stage.heardAt) / 1000;
       parts.push(left > 1 ? `about ${duration(left)} left` : "nearly there");
     }
@@ -232,18 +232,20 @@ function stageText() {
   return job.error ? job.error.detail : STATE_TEXT[job.state];
 }
 
+/* By time, once the worker can tell how long it will need; null before. The bar never goes back within an attempt. */
 function fraction() {
   const p = stage.progress;
-  if (stage.job.state === "done") return 1;
-  if (stage.job.state !== "running" || !p) return 0;
+  if (stage.job.state !== "running" || !p) {
+    stage.furthest = 0;
+    return null;
+  }
   const started = Date.parse(stage.job.started_at);
-  if (p.eta_s !== null && p.eta_s >= 0 && started) {
+  if (typeof p.eta_s === "number" && p.eta_s >= 0 && started) {
     const gone = Math.max(0, (Date.now() - started) / 1000);
     const left = Math.max(0, p.eta_s - (Date.now() - stage.heardAt) / 1000);
-    return Math.min(0.99, gone / (gone + left + 0.01));
+    stage.furthest = Math.max(stage.furthest, Math.min(0.99, gone / (gone + left + 0.01)));
   }
-  const at = Math.max(0, STAGES.indexOf(p.stage));
-  return Math.min(0.99, (at + (p.total ? p.step / p.total : 0)) / STAGES.length);
+  return stage.furthest || null;
 }
 
 function drawSteps() {
@@ -258,13 +260,13 @@ function drawSteps() {
 function tickStage() {
   if (!stage.job) return;
   const job = stage.job;
-  const waiting = job.state === "queued" || job.state === "delayed" || (job.state === "running" && !stage.progress);
+  const f = FINAL.includes(job.state) ? 1 : fraction();
+  const waiting = f === null;
   const text = stageText();
   if ($("stage-text").textContent !== text) $("stage-text").textContent = text;
   $("bar").classList.toggle("waiting", waiting);
   $("bar").classList.toggle("bad", job.state === "failed" || job.state === "timed_out");
   $("bar").hidden = job.state === "cancelled" || job.state === "done";
-  const f = FINAL.includes(job.state) ? 1 : fraction();
   $("bar").firstElementChild.style.width = waiting ? "" : `${(f * 100).toFixed(1)}%`;
   if (waiting) $("bar").removeAttribute("aria-valuenow");
   else $("bar").setAttribute("aria-valuenow", Math.round(f * 100));
@@ -315,7 +317,7 @@ function closeStream() {
 function watch(id, picture) {
   closeStream();
   if (stage.picture) URL.revokeObjectURL(stage.picture);
-  Object.assign(stage, { id, job: null, progress: null, picture: picture ? URL.createObjectURL(picture) : null });
+  Object.assign(stage, { id, job: null, progress: null, furthest: 0, picture: picture ? URL.createObjectURL(picture) : null });
   openStream(id, "");
 }
 

@@ -118,7 +118,8 @@ class Worker:
         return unpack_at(self.redis("FCALL", "troupe_" + function, 1, self.base, pack(args)))[0]
 
     def hello(self):
-        info = {"pid": 1, "host": "here", "device": "cpu", "generators": "avatar"}
+        info = {"pid": 1, "host": "here", "device": "cpu", "generators": "avatar",
+                "components": '[{"name": "dit", "status": "ready"}]'}
         return self.call("hello", worker=self.name, ttl=60000, info=info)
 
     def claim(self):

@@ -19,11 +19,12 @@ def test_health(shared):
 
 def test_ping_and_workers(shared):
     assert shared.client("GET", "/ping").status == 204
-    assert shared.client("GET", "/v1/workers").json["list"] == []
+    assert shared.client("GET", "/v1/workers").json["workers"] == []
     shared.worker.hello()
     assert shared.client("GET", "/ping").status == 200
-    one, = shared.client("GET", "/v1/workers").json["list"]
-    assert one["name"] == "test-1" and one["device"] == "cpu"
+    one, = shared.client("GET", "/v1/workers").json["workers"]
+    assert one["name"] == "test-1" and one["device"] == "cpu" and one["pid"] == 1 and one["seen_at"].endswith("Z")
+    assert one["components"] == [{"name": "dit", "status": "ready"}]
     assert shared.client("POST", "/v1/workers/test-1/quiet").status == 200
     assert shared.worker.call("claim", worker="test-1", gens="avatar", bytes=0, ver=1, lease=60000)["quiet"] is True
     assert shared.client("POST", "/v1/workers/test-1/quiet?off=1").status == 200
