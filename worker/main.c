@@ -18,6 +18,7 @@
 #include "worker/claim.h"
 #include "kernels/threads.h"
 #include "worker/command.h"
+#include "worker/media/sandbox.h"
 
 enum { EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_RECYCLE = 75 };
 
@@ -77,6 +78,7 @@ static int serve(const struct conf *conf)
     log_init("troupe-worker", strcmp(conf->log_format, "json") == 0 ? LOG_JSON : LOG_KV, level_of(conf->log_level));
     set_up_process();
     int rc = open_device(&device, conf, &err);
+    sandbox_warm();
     if (rc == 0)
         rc = claim_serve(conf, device, &err);
     if (device)
@@ -90,6 +92,8 @@ static int serve(const struct conf *conf)
 
 int main(int argc, char **argv)
 {
+    if (argc > 1 && strcmp(argv[1], SANDBOX_WORD) == 0)
+        return sandbox_child_main();
     threads_settle(argv);
     struct conf conf;
     struct err err = {0};

@@ -14,9 +14,9 @@
 #include "common/str.h"
 #include "common/version.h"
 #include "kernels/device.h"
-#include "worker/media/image_in.h"
 #include "worker/media/image_out.h"
 #include "worker/media/mp4.h"
+#include "worker/media/sandbox.h"
 
 #define WARNINGS_MAX 16
 #define CRF 17 /* visually lossless */
@@ -119,7 +119,7 @@ int pipeline_image(struct pipeline *p, const char *field, struct image *ret, str
     if (rc < 0)
         return rc;
     pipeline_progress(p, "probe", 0, 0, -1);
-    rc = image_in_fd(fd, true, ret, err);
+    rc = sandbox_image_fd(fd, true, ret, err);
     close(fd);
     return rc;
 }
@@ -130,7 +130,7 @@ int pipeline_sound(struct pipeline *p, const char *field, const struct audio_lim
     if (rc < 0)
         return rc;
     pipeline_progress(p, "probe", 0, 0, -1);
-    rc = audio_in_fd(fd, limit, ret, err);
+    rc = sandbox_audio_fd(fd, limit, ret, err);
     close(fd);
     return rc;
 }
