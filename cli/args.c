@@ -112,8 +112,8 @@ static int option(struct cli *c, int argc, char **argv, int *i, const struct arg
         rc = common_option(c, name, given, argc, argv, i, r, err);
     if (rc == 0 && r->fields)
         rc = request_option(name, given, argc, argv, i, r->fields, err);
-    if (rc == 0)
-        rc = conf_flag(&c->conf, CONF_CLI, argc, argv, i, err);
+    if (rc == 0 && (rc = conf_flag(&c->conf, CONF_CLI, argc, argv, i, err)) > 0)
+        --*i; /* it stands on the next word already */
     if (rc == 0)
         rc = err_set(err, ERR_INVALID, "unknown option %s: see troupe %s --help", argv[*i], c->name);
     return rc < 0 ? rc : 0;
@@ -163,8 +163,8 @@ void args_help(const struct cli *c, const char *words, const char *summary, cons
         buf_puts(&b, "\nThe request (also --steps, --guidance, --shift, --frames):\n");
         schema_help(schema_find("avatar"), &b);
     }
-    buf_puts(&b, "\nSettings:\n");
-    conf_help(CONF_CLI, "troupe", "", &b);
+    buf_puts(&b, "\n");
+    conf_help(CONF_CLI, "settings", "shared by all programs", &b);
     fputs(b.data ? b.data : "", stdout);
     buf_done(&b);
 }

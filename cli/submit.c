@@ -105,10 +105,12 @@ int command_submit(struct cli *c, int argc, char **argv)
     json_t *answer = NULL, *job = NULL;
     char path[1024];
     int rc = args_read(c, argc, argv, own, true, &r, &err);
-    if (rc == 0 && (r.help || r.n)) {
+    if (rc == 0 && r.n)
+        rc = err_set(&err, ERR_INVALID, "unexpected word %s: see troupe %s --help", r.word[0], c->name);
+    if (rc == 0 && r.help) {
         args_help(c, "--image FILE --audio FILE [options]", "Puts a job into the queue.", own, true);
         args_done(&r);
-        return r.help ? CLI_OK : CLI_USAGE;
+        return CLI_OK;
     }
     if (rc == 0)
         rc = submit_request(c, r.fields, &answer, &err);

@@ -61,9 +61,11 @@ int command_up(struct cli *c, int argc, char **argv)
     struct err err = {0};
     struct cluster *k = NULL;
     int rc = args_read(c, argc, argv, own, false, &r, &err);
-    if (rc == 0 && (r.help || r.n)) {
+    if (rc == 0 && r.n)
+        rc = err_set(&err, ERR_INVALID, "unexpected word %s: see troupe %s --help", r.word[0], c->name);
+    if (rc == 0 && r.help) {
         args_help(c, "[options]", "Starts redis-server, a dispatcher and workers on this machine, until Ctrl-C.", own, false);
-        return r.help ? CLI_OK : CLI_USAGE;
+        return CLI_OK;
     }
     struct cluster_options o = {.volume = c->conf.volume};
     if (rc == 0)
@@ -140,11 +142,13 @@ int command_run(struct cli *c, int argc, char **argv)
     struct cluster *k = NULL;
     char dir[64] = "/tmp/troupe-run-XXXXXX";
     int rc = args_read(c, argc, argv, own, true, &r, &err);
-    if (rc == 0 && (r.help || r.n)) {
+    if (rc == 0 && r.n)
+        rc = err_set(&err, ERR_INVALID, "unexpected word %s: see troupe %s --help", r.word[0], c->name);
+    if (rc == 0 && r.help) {
         args_help(c, "--image FILE --audio FILE [options]",
                   "From a portrait and a recording to an MP4: up, submit and watch in one, in a private folder.", own, true);
         args_done(&r);
-        return r.help ? CLI_OK : CLI_USAGE;
+        return CLI_OK;
     }
     if (rc == 0)
         rc = check_ckpts(c, &err);
