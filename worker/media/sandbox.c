@@ -28,7 +28,7 @@ struct child {
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct child spare; /* started ahead; under lock */
+static struct child spare[2]; /* started ahead, for a job's picture and its sound; under lock */
 static int deadline_ms = SANDBOX_SECONDS * 1000;
 
 void sandbox_deadline(int ms)
@@ -106,9 +106,12 @@ static int start(struct child *ret, struct err *err)
 
 static struct child take_spare(void)
 {
+    struct child c = {0};
     pthread_mutex_lock(&lock);
-    struct child c = spare;
-    spare = (struct child){0};
+    for (size_t i = 0; i < sizeof spare / sizeof *spare && c.pid == 0; i++) {
+        c = spare[i];
+        spare[i] = (struct child){0};
+    }
     pthread_mutex_unlock(&lock);
     return c;
 }
@@ -117,8 +120,10 @@ void sandbox_warm(void)
 {
     struct err err = {0};
     pthread_mutex_lock(&lock);
-    if (spare.pid == 0)
-        start(&spare, &err); /* leaves it as it is on failure */
+    for (size_t i = 0; i < sizeof spare / sizeof *spare; i++) {
+        if (spare[i].pid == 0)
+            start(&spare[i], &err); /* leaves it as it is on failure */
+    }
     pthread_mutex_unlock(&lock);
 }
 
