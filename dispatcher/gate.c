@@ -32,9 +32,12 @@ static bool same_key(const char *a, size_t a_len, const char *b, size_t b_len)
     return diff == 0;
 }
 
-static bool key_known(const struct conf *c, const char *key, size_t len)
+static bool key_known(const struct conf *c, const char *key)
 {
+    size_t len = strlen(key);
     bool found = false;
+    if (len == 0 || len > KEY_MAX)
+        return false;
     for (const char *p = c->api_key; *p;) {
         size_t n = strcspn(p, ",");
         if (n)
@@ -50,12 +53,14 @@ static bool authorised(const struct request *r)
     const char *h = request_header(r, MHD_HTTP_HEADER_AUTHORIZATION);
     if (!*c->api_key || (r->route && (r->route->flags & ROUTE_OPEN)))
         return true;
-    if (!h)
-        h = MHD_lookup_connection_value(r->conn, MHD_COOKIE_KIND, "troupe_key");
-    else if (strncasecmp(h, "Bearer ", 7) == 0)
-        h += 7;
-    size_t n = h ? strlen(h) : 0;
-    return n > 0 && n <= KEY_MAX && key_known(c, h, n);
+    if (h)
+        return key_known(c, h + (strncasecmp(h, "Bearer ", 7) == 0 ? 7 : 0));
+    char cookie[KEY_MAX * 3 + 1] = ""; /* the page writes it percent-encoded */
+    h = MHD_lookup_connection_value(r->conn, MHD_COOKIE_KIND, "troupe_key");
+    if (!h || str_copy(cookie, sizeof cookie, h) < 0)
+        return false;
+    MHD_http_unescape(cookie);
+    return key_known(c, cookie);
 }
 
 static bool is_loopback(const char *host, size_t n)

@@ -35,6 +35,7 @@ enum {
     BACKLOG = 1024,
     ACCEPTS_A_TURN = 64, /* fairness: then the loop looks at the others */
     POOL_BYTES = 16 * 1024,
+    DRAIN_IDLE_S = 2,
     ACCEPT_PAUSE_MS = 100, /* out of descriptors: try again then */
 };
 
@@ -413,6 +414,11 @@ void server_drain(struct server *s)
     for (int i = 0; i < s->n_listeners; i++)
         uv_close((uv_handle_t *)&s->listener[i].poll, on_listener_closed);
     s->n_listeners = 0;
+    for (struct request *r = s->first; r; r = r->next) {
+        if (!r->served) /* still sending: its client may be gone unseen (trap 3), so silence now counts sooner */
+            MHD_set_connection_option(r->conn, MHD_CONNECTION_OPTION_TIMEOUT, (unsigned)DRAIN_IDLE_S);
+    }
+    server_wake(s);
 }
 
 void server_free(struct server *s)

@@ -317,7 +317,9 @@ function closeStream() {
 function watch(id, picture) {
   closeStream();
   if (stage.picture) URL.revokeObjectURL(stage.picture);
-  Object.assign(stage, { id, job: null, progress: null, furthest: 0, picture: picture ? URL.createObjectURL(picture) : null });
+  Object.assign(stage, {
+    id, job: null, progress: null, furthest: 0, picture: picture ? URL.createObjectURL(picture) : null,
+  });
   openStream(id, "");
 }
 

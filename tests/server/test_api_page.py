@@ -116,6 +116,24 @@ def test_page_outlives_outage_and_restart(page, folder, redis_server, dispatcher
     assert second.stop() == 0
 
 
+def test_key_is_asked_for(page, folder, redis_server, inputs):
+    d = Dispatcher(folder, redis_server.path, env={"TROUPE_API_KEY": "other,se cret/ü+%"})
+    page.go("http://127.0.0.1:%d/" % d.port)
+    page.wait("document.querySelector('#key-dialog').open")
+    page.keys("#key", "wrong")
+    page.click("#key-form button")
+    page.wait("document.querySelector('#key-dialog').open && document.querySelector('#key').value === ''")
+    page.keys("#key", "se cret/ü+%")
+    page.click("#key-form button")
+    page.wait("document.querySelectorAll('#fields .field').length > 5")
+    assert not page.run("return document.querySelector('#key-dialog').open")
+    fill(page, inputs)
+    page.click("#submit")
+    page.wait("document.querySelector('#stage-text').textContent === 'Next in line'")
+    page.run("document.cookie = 'troupe_key=; Path=/; Max-Age=0'")
+    assert d.stop() == 0
+
+
 def test_keyboard_reaches_everything(page, shared):
     page.go("http://127.0.0.1:%d/" % shared.port)
     page.wait("document.querySelectorAll('#fields .field').length > 5")
