@@ -119,7 +119,7 @@ static int option(struct cli *c, int argc, char **argv, int *i, const struct arg
     return rc < 0 ? rc : 0;
 }
 
-int args_read(struct cli *c, int argc, char **argv, const struct arg *own, bool request, struct args_rest *ret,
+int args_read(struct cli *c, int argc, char **argv, const struct arg *own, bool request, int n_words, struct args_rest *ret,
               struct err *err)
 {
     struct args_rest r = {.fields = request ? json_object() : NULL};
@@ -129,11 +129,13 @@ int args_read(struct cli *c, int argc, char **argv, const struct arg *own, bool 
             r.help = true;
         else if (strncmp(argv[i], "--", 2) == 0)
             rc = option(c, argc, argv, &i, own, &r, err);
-        else if (r.n < (int)(sizeof r.word / sizeof *r.word))
+        else if (r.n < n_words)
             r.word[r.n++] = argv[i];
         else
-            rc = err_set(err, ERR_INVALID, "too many words: %s", argv[i]);
+            rc = err_set(err, ERR_INVALID, "unexpected word %s: see troupe %s --help", argv[i], c->name);
     }
+    if (rc == 0 && r.n < n_words && !r.help)
+        rc = err_set(err, ERR_INVALID, "a word is missing: see troupe %s --help", c->name);
     if (rc < 0)
         args_done(&r);
     else

@@ -3,7 +3,7 @@
  *     const char *out = NULL;
  *     bool once = false;
  *     const struct arg own[] = {{"out", &out, NULL, "FILE", "where the MP4 goes"}, {"once", NULL, &once, NULL, "..."}, {0}};
- *     int rc = args_read(c, argc, argv, own, &rest, &err);
+ *     int rc = args_read(c, argc, argv, own, false, 0, &rest, &err);
  */
 #ifndef CLI_ARGS_H
 #define CLI_ARGS_H
@@ -29,8 +29,8 @@ struct args_rest {
 };
 
 /* request: the flags of the avatar request are taken too (--num-inference-steps or --steps, --guidance, --shift). Media
- * fields stay paths. ERR_INVALID names the word and the nearest known one. */
-int args_read(struct cli *c, int argc, char **argv, const struct arg *own, bool request, struct args_rest *ret,
+ * fields stay paths. n_words: how many positional words there must be (none with --help). ERR_INVALID names the word and the nearest known one. */
+int args_read(struct cli *c, int argc, char **argv, const struct arg *own, bool request, int n_words, struct args_rest *ret,
               struct err *err);
 void args_done(struct args_rest *r);
 /* "usage: troupe NAME WORDS" and the options on stdout. */

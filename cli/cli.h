@@ -41,7 +41,7 @@ struct command {
     command_fn *run;
 };
 
-command_fn command_up, command_run, command_submit, command_watch, command_jobs, command_cancel, command_plan,
-    command_doctor, command_bench;
+command_fn up_command, run_command, submit_command, watch_command, jobs_command, jobs_cancel, delegate_plan, doctor_command,
+    delegate_bench;
 
 #endif

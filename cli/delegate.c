@@ -27,12 +27,12 @@ static int become_worker(struct cli *c, const char *what, int argc, char **argv)
     return cli_fail(c, &err);
 }
 
-int command_plan(struct cli *c, int argc, char **argv)
+int delegate_plan(struct cli *c, int argc, char **argv)
 {
     return become_worker(c, "plan", argc, argv);
 }
 
-int command_bench(struct cli *c, int argc, char **argv)
+int delegate_bench(struct cli *c, int argc, char **argv)
 {
     return become_worker(c, "bench", argc, argv);
 }

@@ -84,13 +84,13 @@ static void print(const struct cli *c, struct finding *f)
                json_string_value(json_object_get(v, "what")), json_string_value(json_object_get(v, "text")));
 }
 
-int command_doctor(struct cli *c, int argc, char **argv)
+int doctor_command(struct cli *c, int argc, char **argv)
 {
     static const struct arg own[] = {{0}};
     struct args_rest r = {0};
     struct err err = {0};
     struct finding f = {.list = json_array()};
-    int rc = args_read(c, argc, argv, own, false, &r, &err);
+    int rc = args_read(c, argc, argv, own, false, 0, &r, &err);
     if (rc == 0 && r.help) {
         args_help(c, "[options]", "Looks at this machine and says what would stop a job.", own, false);
     } else if (rc == 0) {

@@ -1,72 +1,24 @@
 /* troupe -- the person's program: starts a cluster on this machine, sends jobs, follows them. */
-#include <errno.h>
-#include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 
 #include "cli/cli.h"
 #include "common/str.h"
 #include "common/version.h"
 
-volatile sig_atomic_t cli_stopped;
-
 static const struct command commands[] = {
-    {"up", "[options]", "start redis-server, a dispatcher and workers on this machine, until Ctrl-C", command_up},
-    {"run", "--image FILE --audio FILE [options]", "from a portrait and a recording to an MP4, in one go", command_run},
-    {"submit", "--image FILE --audio FILE [options]", "put a job into the queue", command_submit},
-    {"watch", "ID", "follow a job to its end", command_watch},
-    {"jobs", "[options]", "list jobs", command_jobs},
-    {"cancel", "ID", "stop a job", command_cancel},
-    {"plan", "[options]", "memory and work of a video by stage, before anything runs", command_plan},
-    {"doctor", "[options]", "what on this machine would stop a job", command_doctor},
-    {"bench", "[options]", "time the operations on this machine", command_bench},
+    {"up", "[options]", "start redis-server, a dispatcher and workers on this machine, until Ctrl-C", up_command},
+    {"run", "--image FILE --audio FILE [options]", "from a portrait and a recording to an MP4, in one go", run_command},
+    {"submit", "--image FILE --audio FILE [options]", "put a job into the queue", submit_command},
+    {"watch", "ID", "follow a job to its end", watch_command},
+    {"jobs", "[options]", "list jobs", jobs_command},
+    {"cancel", "ID", "stop a job", jobs_cancel},
+    {"plan", "[options]", "memory and work of a video by stage, before anything runs", delegate_plan},
+    {"doctor", "[options]", "what on this machine would stop a job", doctor_command},
+    {"bench", "[options]", "time the operations on this machine", delegate_bench},
 };
 #define N_COMMANDS (sizeof commands / sizeof *commands)
-
-static void on_signal(int sig)
-{
-    (void)sig;
-    cli_stopped = 1;
-}
-
-void cli_catch_signals(void)
-{
-    struct sigaction a = {.sa_handler = on_signal};
-    sigaction(SIGINT, &a, NULL);
-    sigaction(SIGTERM, &a, NULL);
-    signal(SIGPIPE, SIG_IGN);
-}
-
-int cli_fail(const struct cli *c, const struct err *err)
-{
-    fprintf(stderr, "troupe%s%s: %s\n", c->name ? " " : "", c->name ? c->name : "", err->text);
-    if (c->json)
-        cli_print_json(json_pack("{s:{s:s, s:s}}", "error", "code", err_name(err->code), "detail", err->text));
-    return err->code == ERR_INVALID ? CLI_USAGE : CLI_FAILED;
-}
-
-void cli_print_json(json_t *v)
-{
-    json_dumpf(v, stdout, JSON_COMPACT | JSON_ENCODE_ANY);
-    fputc('\n', stdout);
-    fflush(stdout);
-    json_decref(v);
-}
-
-int cli_spawn_wait(char *const *words)
-{
-    extern char **environ;
-    pid_t pid;
-    int status = -1;
-    if (posix_spawnp(&pid, words[0], NULL, NULL, words, environ) != 0)
-        return -1;
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-        continue;
-    return status;
-}
 
 static int help(FILE *to)
 {

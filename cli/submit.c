@@ -93,7 +93,29 @@ int submit_fetch(const struct cli *c, const char *id, const char *out, char *ret
     return rc;
 }
 
-int command_submit(struct cli *c, int argc, char **argv)
+/* Prints the id at once, and the video's path when it was waited for. */
+static int submit_all(const struct cli *c, const json_t *fields, bool wait, const char *out, struct err *err)
+{
+    json_t *answer = NULL, *job = NULL;
+    char path[1024];
+    int rc = submit_request(c, fields, &answer, err);
+    const char *id = json_string_value(json_object_get(answer, "id"));
+    if (rc == 0 && !c->json) {
+        printf("%s\n", id);
+        fflush(stdout);
+    }
+    if (rc == 0 && wait)
+        rc = submit_fetch(c, id, out, path, sizeof path, &job, err);
+    if (rc == 0 && job && !c->json)
+        printf("%s\n", path);
+    if (rc == 0 && c->json)
+        cli_print_json(json_incref(job ? job : answer));
+    json_decref(answer);
+    json_decref(job);
+    return rc;
+}
+
+int submit_command(struct cli *c, int argc, char **argv)
 {
     const char *out = NULL;
     bool wait = false;
@@ -102,29 +124,11 @@ int command_submit(struct cli *c, int argc, char **argv)
                               {0}};
     struct args_rest r = {0};
     struct err err = {0};
-    json_t *answer = NULL, *job = NULL;
-    char path[1024];
-    int rc = args_read(c, argc, argv, own, true, &r, &err);
-    if (rc == 0 && r.n)
-        rc = err_set(&err, ERR_INVALID, "unexpected word %s: see troupe %s --help", r.word[0], c->name);
-    if (rc == 0 && r.help) {
+    int rc = args_read(c, argc, argv, own, true, 0, &r, &err);
+    if (rc == 0 && r.help)
         args_help(c, "--image FILE --audio FILE [options]", "Puts a job into the queue.", own, true);
-        args_done(&r);
-        return CLI_OK;
-    }
-    if (rc == 0)
-        rc = submit_request(c, r.fields, &answer, &err);
-    const char *id = json_string_value(json_object_get(answer, "id"));
-    if (rc == 0 && !c->json)
-        printf("%s\n", id);
-    if (rc == 0 && (wait || out))
-        rc = submit_fetch(c, id, out, path, sizeof path, &job, &err);
-    if (rc == 0 && job && !c->json)
-        printf("%s\n", path);
-    if (rc == 0 && c->json)
-        cli_print_json(json_incref(job ? job : answer));
+    else if (rc == 0)
+        rc = submit_all(c, r.fields, wait || out, out, &err);
     args_done(&r);
-    json_decref(answer);
-    json_decref(job);
     return rc < 0 ? cli_fail(c, &err) : CLI_OK;
 }

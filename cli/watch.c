@@ -113,22 +113,22 @@ int watch_verdict(const json_t *job, struct err *err)
     return err_set(err, rc, "the job is %s%s%s", state, detail[0] ? ": " : "", detail);
 }
 
-int command_watch(struct cli *c, int argc, char **argv)
+int watch_command(struct cli *c, int argc, char **argv)
 {
     static const struct arg own[] = {{0}};
     struct args_rest r = {0};
     struct err err = {0};
     json_t *job = NULL;
-    int rc = args_read(c, argc, argv, own, false, &r, &err);
-    if (rc == 0 && (r.help || r.n != 1)) {
+    int rc = args_read(c, argc, argv, own, false, 1, &r, &err);
+    if (rc == 0 && r.help) {
         args_help(c, "ID", "Follows a job to its end.", own, false);
-        return r.help ? CLI_OK : CLI_USAGE;
+        return CLI_OK;
     }
     if (rc == 0)
         rc = watch_job(c, r.word[0], &job, &err);
     if (rc == 0)
         rc = watch_verdict(job, &err);
-    if (job && c->json)
+    if (job && c->json && rc == 0)
         cli_print_json(json_incref(job));
     json_decref(job);
     return rc < 0 ? cli_fail(c, &err) : CLI_OK;
