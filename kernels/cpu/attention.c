@@ -1,13 +1,13 @@
 /* attention.c -- attention in tiles: scores of QUERIES queries and KEYS keys at a time, softmax as it goes.
  *
- * For every query a running maximum m, sum l and weighted sum o are kept; when a block of keys brings a larger score
- * all three are brought down to the new maximum (Milakov and Gimelshein, "Online normalizer calculation for softmax",
- * 2018; Dao et al., "FlashAttention", 2022). The scores of a tile never leave the cache, and no S x S matrix exists.
- * Exponents are taken to base 2: the queries carry scale * log2(e).
+ * For every query a running maximum m, sum l and weighted sum o are kept; when a block of keys brings a
+ * larger score all three are brought down to the new maximum (Milakov and Gimelshein, "Online normalizer
+ * calculation for softmax", 2018; Dao et al., "FlashAttention", 2022). The scores of a tile never leave the
+ * cache, and no S x S matrix exists. Exponents are taken to base 2: the queries carry scale * log2(e).
  *
- * k and v are first packed for the product (isa.h), once a call: [panel of keys][d][key] and [panel of d][key][d]. A task
- * is one tile of queries of one head; a query's blocks of keys are taken in order by one thread, so results depend on
- * neither the cut nor the threads.
+ * k and v are first packed for the product (isa.h), once a call: [panel of keys][d][key] and [panel of
+ * d][key][d]. A task is one tile of queries of one head; a query's blocks of keys are taken in order by one
+ * thread, so results depend on neither the cut nor the threads.
  */
 #include <omp.h>
 
@@ -32,19 +32,22 @@ struct job {
 };
 
 struct tile {
-    int64_t b, h, first, n;       /* queries [first, first + n) of head h */
-    const float *kp, *vp;         /* of this head */
-    float *q, *p, *o, *m, *l;     /* scratch */
+    int64_t b, h, first, n;   /* queries [first, first + n) of head h */
+    const float *kp, *vp;     /* of this head */
+    float *q, *p, *o, *m, *l; /* scratch */
     int64_t o_pitch;
 };
 
 #define P_FLOATS (QUERIES * ISA_PITCH)
 #define Q_FLOATS (QUERIES / 2 * ISA_PITCH * (D_MAX / ISA_KC))
 #define O_FLOATS (QUERIES / 2 * (D_MAX + 16))
-_Static_assert(sizeof(float) * (P_FLOATS + Q_FLOATS + O_FLOATS + 2 * QUERIES) <= CPU_THREAD_BYTES, "a task fits its scratch");
-_Static_assert(Q_FLOATS >= P_FLOATS && O_FLOATS >= QUERIES * (WIDE + 16), "narrow heads fit with all queries");
+_Static_assert(sizeof(float) * (P_FLOATS + Q_FLOATS + O_FLOATS + 2 * QUERIES) <= CPU_THREAD_BYTES,
+               "a task fits its scratch");
+_Static_assert(Q_FLOATS >= P_FLOATS && O_FLOATS >= QUERIES * (WIDE + 16),
+               "narrow heads fit with all queries");
 
-/* ---- packing ----------------------------------------------------------------------------------------------- */
+/* ---- packing
+ * ----------------------------------------------------------------------------------------------- */
 
 static void pack_keys(const struct job *j, float *dst, struct tensor k)
 {
@@ -74,7 +77,7 @@ static void pack_values(const struct job *j, float *dst, struct tensor v)
 static void pack(const struct job *j)
 {
     int64_t hk = j->k.shape[2], n = j->k.shape[0] * hk;
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) if (n * j->sk * j->d > 50000)
     for (int64_t i = 0; i < 2 * n; i++) {
         int64_t at = i / 2;
         struct tensor t = tensor_at(tensor_at(i % 2 ? j->v : j->k, 2, at % hk), 0, at / hk);
@@ -85,7 +88,8 @@ static void pack(const struct job *j)
     }
 }
 
-/* ---- one tile ---------------------------------------------------------------------------------------------- */
+/* ---- one tile
+ * ---------------------------------------------------------------------------------------------- */
 
 /* The tile's queries, scaled, in blocks of ISA_KC of d: [block][n][ISA_PITCH]. */
 static void load_queries(const struct job *j, const struct tile *t)
@@ -121,8 +125,8 @@ static void scores(const struct job *j, const struct tile *t, int64_t key, int64
         const float *panel = t->kp + (key + at) * j->d;
         for (int64_t k = 0; k < j->d; k += ISA_KC) {
             int64_t kc = j->d - k < ISA_KC ? j->d - k : ISA_KC;
-            isa_product(t->n, t->p + at, ISA_PITCH, t->q + k / ISA_KC * j->queries * ISA_PITCH, panel + k * ISA_NR, kc,
-                        k == 0);
+            isa_product(t->n, t->p + at, ISA_PITCH, t->q + k / ISA_KC * j->queries * ISA_PITCH,
+                        panel + k * ISA_NR, kc, k == 0);
         }
     }
 }
@@ -202,8 +206,9 @@ static void tile(const struct job *j, const struct tile *t)
 
 static void tiles(const struct cpu *s, const struct job *j)
 {
-    int64_t heads = j->q.shape[2], n_tiles = (j->sq + j->queries - 1) / j->queries, n = j->q.shape[0] * heads * n_tiles;
-    bool small = tensor_count(j->q) * j->sk < 100000;
+    int64_t heads = j->q.shape[2], n_tiles = (j->sq + j->queries - 1) / j->queries,
+            n = j->q.shape[0] * heads * n_tiles;
+    bool small = tensor_count(j->q) * j->sk < 500000;
 #pragma omp parallel for schedule(dynamic) if (!small)
     for (int64_t i = 0; i < n; i++) {
         float *scratch = cpu_scratch(s, omp_get_thread_num());
@@ -223,10 +228,12 @@ static void tiles(const struct cpu *s, const struct job *j)
     }
 }
 
-int ISA_FN(attention)(struct run *r, struct tensor y, struct tensor q, struct tensor k, struct tensor v, struct attn a)
+int ISA_FN(attention)(struct run *r, struct tensor y, struct tensor q, struct tensor k, struct tensor v,
+                      struct attn a)
 {
     struct cpu *s = cpu_begin(r);
-    struct job j = {.y = y, .q = q, .k = k, .v = v, .a = a, .sq = q.shape[1], .sk = k.shape[1], .d = q.shape[3]};
+    struct job j = {
+        .y = y, .q = q, .k = k, .v = v, .a = a, .sq = q.shape[1], .sk = k.shape[1], .d = q.shape[3]};
     if (tensor_count(y) == 0)
         return 0;
     j.d_pad = (j.d + ISA_NR - 1) / ISA_NR * ISA_NR;

@@ -1,8 +1,8 @@
 /* conv.c -- convolution by oneDNN, channels last. The only door to that library.
  *
- * A plan is a primitive for one shape; it is made once and kept, as are weights in the layout that plans of their shape
- * want. 1 x 1 x 1 goes to the linear layer. Where the padding is not zeros, or the input is a view, frames go through a
- * padded copy of at most COPY_MAX bytes at a time.
+ * A plan is a primitive for one shape; it is made once and kept, as are weights in the layout that plans of
+ * their shape want. 1 x 1 x 1 goes to the linear layer. Where the padding is not zeros, or the input is a
+ * view, frames go through a padded copy of at most COPY_MAX bytes at a time.
  */
 #include <omp.h>
 #include <oneapi/dnnl/dnnl.h>
@@ -61,7 +61,8 @@ static struct engine *engine_get(struct cpu *s)
     return e;
 }
 
-/* ---- plans ------------------------------------------------------------------------------------------------- */
+/* ---- plans
+ * ------------------------------------------------------------------------------------------------- */
 
 static void plan_free(void *value)
 {
@@ -79,16 +80,23 @@ static void plan_free(void *value)
 static dnnl_status_t append_act(dnnl_post_ops_t ops, enum act act)
 {
     switch (act) {
-    case ACT_RELU: return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_relu, 0, 0);
-    case ACT_SILU: return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_swish, 1, 0);
-    case ACT_QUICK_GELU: return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_swish, 1.702f, 0);
-    case ACT_SIGMOID: return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_logistic, 0, 0);
-    default: return act == ACT_NONE ? dnnl_success : dnnl_unimplemented; /* its GELUs are too coarse */
+    case ACT_RELU:
+        return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_relu, 0, 0);
+    case ACT_SILU:
+        return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_swish, 1, 0);
+    case ACT_QUICK_GELU:
+        return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_swish, 1.702f, 0);
+    case ACT_SIGMOID:
+        return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_logistic, 0, 0);
+    default:
+        return act == ACT_NONE ? dnnl_success : dnnl_unimplemented; /* its GELUs are too coarse */
     }
 }
 
-/* Weights as the checkpoint has them: [Co, Ci/groups, t, y, x], with a dimension of groups in front when grouped. */
-static dnnl_status_t weights_desc(dnnl_memory_desc_t *d, const struct job *j, dnnl_format_tag_t plain, dnnl_format_tag_t grouped)
+/* Weights as the checkpoint has them: [Co, Ci/groups, t, y, x], with a dimension of groups in front when
+ * grouped. */
+static dnnl_status_t weights_desc(dnnl_memory_desc_t *d, const struct job *j, dnnl_format_tag_t plain,
+                                  dnnl_format_tag_t grouped)
 {
     const int64_t *w = j->w.shape;
     int64_t g = j->c.groups;
@@ -97,7 +105,8 @@ static dnnl_status_t weights_desc(dnnl_memory_desc_t *d, const struct job *j, dn
     return dnnl_memory_desc_init_by_tag(d, 6, DIMS(g, w[0] / g, w[1], w[2], w[3], w[4]), dnnl_f32, grouped);
 }
 
-static dnnl_status_t describe(const struct engine *e, const struct job *j, enum act act, dnnl_primitive_desc_t *ret)
+static dnnl_status_t describe(const struct engine *e, const struct job *j, enum act act,
+                              dnnl_primitive_desc_t *ret)
 {
     const int64_t *x = j->x.shape, *y = j->y.shape;
     const dnnl_dims_t strides = {j->c.stride[0], j->c.stride[1], j->c.stride[2]};
@@ -105,14 +114,16 @@ static dnnl_status_t describe(const struct engine *e, const struct job *j, enum 
     dnnl_convolution_desc_t d;
     dnnl_primitive_attr_t attr = NULL;
     dnnl_post_ops_t ops = NULL;
-    dnnl_status_t rc = dnnl_memory_desc_init_by_tag(&src, 5, DIMS(1, x[3], x[0], x[1], x[2]), dnnl_f32, dnnl_ndhwc);
-    rc = rc ? rc : dnnl_memory_desc_init_by_tag(&dst, 5, DIMS(1, y[3], y[0], y[1], y[2]), dnnl_f32, dnnl_ndhwc);
+    dnnl_status_t rc =
+        dnnl_memory_desc_init_by_tag(&src, 5, DIMS(1, x[3], x[0], x[1], x[2]), dnnl_f32, dnnl_ndhwc);
+    rc = rc ? rc
+            : dnnl_memory_desc_init_by_tag(&dst, 5, DIMS(1, y[3], y[0], y[1], y[2]), dnnl_f32, dnnl_ndhwc);
     rc = rc ? rc : weights_desc(&weights, j, dnnl_format_tag_any, dnnl_format_tag_any);
     rc = rc ? rc : dnnl_memory_desc_init_by_tag(&bias, 1, DIMS(y[3]), dnnl_f32, dnnl_a);
     rc = rc ? rc
-            : dnnl_convolution_forward_desc_init(&d, dnnl_forward_inference, dnnl_convolution_direct, &src, &weights,
-                                                 tensor_is_none(j->b) ? NULL : &bias, &dst, strides, j->pad_before,
-                                                 j->pad_after);
+            : dnnl_convolution_forward_desc_init(&d, dnnl_forward_inference, dnnl_convolution_direct, &src,
+                                                 &weights, tensor_is_none(j->b) ? NULL : &bias, &dst, strides,
+                                                 j->pad_before, j->pad_after);
     rc = rc ? rc : dnnl_primitive_attr_create(&attr);
     rc = rc ? rc : dnnl_post_ops_create(&ops);
     rc = rc ? rc : append_act(ops, act);
@@ -125,7 +136,8 @@ static dnnl_status_t describe(const struct engine *e, const struct job *j, enum 
     return rc;
 }
 
-static dnnl_status_t memory_new(const struct engine *e, dnnl_primitive_desc_t d, dnnl_query_t what, int index, dnnl_memory_t *ret)
+static dnnl_status_t memory_new(const struct engine *e, dnnl_primitive_desc_t d, dnnl_query_t what, int index,
+                                dnnl_memory_t *ret)
 {
     return dnnl_memory_create(ret, dnnl_primitive_desc_query_md(d, what, index), e->engine, DNNL_MEMORY_NONE);
 }
@@ -168,7 +180,8 @@ static bool plan_key(struct cpu_key *key, const struct job *j)
         pads = pads << 20 | j->pad_before[i] << 10 | j->pad_after[i];
     }
     *key = (struct cpu_key){.kind = CPU_PLAN_CONV,
-                            .number = {j->x.shape[0], j->x.shape[1], j->x.shape[2], j->x.shape[3], j->y.shape[3], sizes, pads,
+                            .number = {j->x.shape[0], j->x.shape[1], j->x.shape[2], j->x.shape[3],
+                                       j->y.shape[3], sizes, pads,
                                        j->c.groups << 16 | (int64_t)j->c.act << 1 | tensor_is_none(j->b)}};
     return top == 0;
 }
@@ -185,9 +198,11 @@ static struct plan *plan_get(struct cpu *s, const struct engine *e, const struct
     return p && cpu_keep(s, &key, p, plan_free) == 0 ? p : NULL;
 }
 
-/* ---- weights ----------------------------------------------------------------------------------------------- */
+/* ---- weights
+ * ----------------------------------------------------------------------------------------------- */
 
-static int reorder(const struct engine *e, const struct job *j, const struct plan *p, float *wide, void *packed)
+static int reorder(const struct engine *e, const struct job *j, const struct plan *p, float *wide,
+                   void *packed)
 {
     dnnl_memory_desc_t plain;
     dnnl_memory_t from = NULL, to = NULL;
@@ -196,7 +211,8 @@ static int reorder(const struct engine *e, const struct job *j, const struct pla
     dnnl_status_t rc = weights_desc(&plain, j, dnnl_abcde, dnnl_abcdef);
     rc = rc ? rc : dnnl_memory_create(&from, &plain, e->engine, wide);
     rc = rc ? rc : dnnl_memory_create(&to, &p->weights_desc, e->engine, packed);
-    rc = rc ? rc : dnnl_reorder_primitive_desc_create(&d, &plain, e->engine, &p->weights_desc, e->engine, NULL);
+    rc = rc ? rc
+            : dnnl_reorder_primitive_desc_create(&d, &plain, e->engine, &p->weights_desc, e->engine, NULL);
     rc = rc ? rc : dnnl_primitive_create(&primitive, d);
     if (!rc) {
         dnnl_exec_arg_t args[] = {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}};
@@ -230,7 +246,8 @@ static struct cpu_key weights_key(const struct job *j, const struct plan *p)
     return key;
 }
 
-static void *weights_get(struct run *r, struct cpu *s, const struct engine *e, const struct job *j, const struct plan *p)
+static void *weights_get(struct run *r, struct cpu *s, const struct engine *e, const struct job *j,
+                         const struct plan *p)
 {
     struct cpu_key key = weights_key(j, p);
     bool lasting = cpu_is_lasting(r, j->w);
@@ -255,35 +272,49 @@ static void *weights_get(struct run *r, struct cpu *s, const struct engine *e, c
     return run_failed(r) ? NULL : packed;
 }
 
-/* ---- calls ------------------------------------------------------------------------------------------------- */
+/* ---- calls
+ * ------------------------------------------------------------------------------------------------- */
+
+/* oneDNN has nothing for this shape. */
+static int by_reference(struct run *r, const struct job *j)
+{
+    struct conv c = j->c;
+    for (int i = 0; i < 3; i++) {
+        c.pad_before[i] = (int)j->pad_before[i];
+        c.pad_after[i] = (int)j->pad_after[i];
+    }
+    return cpu_ref_conv(r, j->y, j->x, j->w, j->b, &c);
+}
+
+static dnnl_status_t submit(const struct engine *e, const struct plan *p, const struct job *j, void *weights,
+                            const float *bias)
+{
+    dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, p->src},
+                              {DNNL_ARG_WEIGHTS, p->weights},
+                              {DNNL_ARG_DST, p->dst},
+                              {DNNL_ARG_BIAS, p->bias}};
+    dnnl_status_t rc = dnnl_memory_set_data_handle(p->src, j->x.data);
+    rc = rc ? rc : dnnl_memory_set_data_handle(p->weights, weights);
+    rc = rc ? rc : dnnl_memory_set_data_handle(p->dst, j->y.data);
+    if (p->bias)
+        rc = rc ? rc : dnnl_memory_set_data_handle(p->bias, (void *)(uintptr_t)bias);
+    rc = rc ? rc : dnnl_primitive_execute(p->primitive, e->stream, p->bias ? 4 : 3, args);
+    return rc ? rc : dnnl_stream_wait(e->stream);
+}
 
 static int execute(struct run *r, const struct job *j, const float *bias)
 {
     struct cpu *s = cpu_begin(r);
     const struct engine *e = engine_get(s);
     struct plan *p = e ? plan_get(s, e, j) : NULL;
-    if (!p || !p->primitive) {
-        struct conv c = j->c;
-        for (int i = 0; i < 3; i++) {
-            c.pad_before[i] = (int)j->pad_before[i];
-            c.pad_after[i] = (int)j->pad_after[i];
-        }
-        return cpu_ref_conv(r, j->y, j->x, j->w, j->b, &c);
-    }
+    if (!p || !p->primitive)
+        return by_reference(r, j);
     void *weights = weights_get(r, s, e, j, p);
     if (!weights)
         return r->err.code;
-    dnnl_status_t rc = dnnl_memory_set_data_handle(p->src, j->x.data);
-    rc = rc ? rc : dnnl_memory_set_data_handle(p->weights, weights);
-    rc = rc ? rc : dnnl_memory_set_data_handle(p->dst, j->y.data);
-    if (p->bias)
-        rc = rc ? rc : dnnl_memory_set_data_handle(p->bias, (void *)(uintptr_t)bias);
-    dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, p->src}, {DNNL_ARG_WEIGHTS, p->weights}, {DNNL_ARG_DST, p->dst},
-                              {DNNL_ARG_BIAS, p->bias}};
-    rc = rc ? rc : dnnl_primitive_execute(p->primitive, e->stream, p->bias ? 4 : 3, args);
-    rc = rc ? rc : dnnl_stream_wait(e->stream);
+    dnnl_status_t rc = submit(e, p, j, weights, bias);
     if (rc)
-        return run_fail(r, ERR_DEVICE, "oneDNN's convolution failed with %d", rc);
+        return run_fail(r, ERR_DEVICE, "oneDNN's convolution failed with %d", (int)rc);
     return p->has_act || j->c.act == ACT_NONE ? 0 : r->table->act(r, j->y, j->c.act);
 }
 
@@ -297,7 +328,8 @@ static int64_t source(int64_t i, int64_t n, bool replicate)
 /* One row of the padded copy. */
 static void copy_row(float *dst, const struct job *j, int64_t t, int64_t y)
 {
-    int64_t c = j->x.shape[3], w = j->x.shape[2], before = j->pad_before[2], all = before + w + j->pad_after[2];
+    int64_t c = j->x.shape[3], w = j->x.shape[2], before = j->pad_before[2],
+            all = before + w + j->pad_after[2];
     t = source(t, j->x.shape[0], j->c.replicate);
     y = source(y, j->x.shape[1], j->c.replicate);
     if (t < 0 || y < 0) {
@@ -322,7 +354,8 @@ static void copy_row(float *dst, const struct job *j, int64_t t, int64_t y)
 /* Some output frames at a time: copies the input frames they need, padded. */
 static int copied(struct run *r, const struct job *j, const float *bias)
 {
-    int64_t h = j->pad_before[1] + j->x.shape[1] + j->pad_after[1], w = j->pad_before[2] + j->x.shape[2] + j->pad_after[2];
+    int64_t h = j->pad_before[1] + j->x.shape[1] + j->pad_after[1],
+            w = j->pad_before[2] + j->x.shape[2] + j->pad_after[2];
     int64_t frame = h * w * j->x.shape[3], kt = j->w.shape[2], step = j->c.stride[0], all = j->y.shape[0];
     int64_t most = COPY_MAX / (frame * (int64_t)sizeof(float)), n = most > kt ? (most - kt) / step + 1 : 1;
     n = n < all ? n : all;
@@ -335,7 +368,8 @@ static int copied(struct run *r, const struct job *j, const float *bias)
         cpu_begin(r);
 #pragma omp parallel for schedule(static)
         for (int64_t i = 0; i < n_in * h; i++)
-            copy_row(copy + i * w * j->x.shape[3], j, first * step - j->pad_before[0] + i / h, i % h - j->pad_before[1]);
+            copy_row(copy + i * w * j->x.shape[3], j, first * step - j->pad_before[0] + i / h,
+                     i % h - j->pad_before[1]);
         part.x = tensor_of(copy, DTYPE_F32, 4, SHAPE(n_in, h, w, j->x.shape[3]));
         part.y = tensor_slice(j->y, 0, first, n_out);
         int rc = execute(r, &part, bias);
@@ -345,7 +379,8 @@ static int copied(struct run *r, const struct job *j, const float *bias)
     return 0;
 }
 
-int cpu_conv(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, const struct conv *c)
+int cpu_conv(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b,
+             const struct conv *c)
 {
     struct job j = {.y = y, .x = x, .w = w, .b = b, .c = *c};
     bool padded = false, strided = false;

@@ -93,7 +93,8 @@ static int rebuild(struct cpu *s, int cap, const char *base, size_t bytes)
     return 0;
 }
 
-/* Without memory for a new table the old entries stay but can never be found again by their (now changed) keys. */
+/* Without memory for a new table the old entries stay but can never be found again by their (now changed)
+ * keys. */
 void cpu_forget(struct device *d, const void *base, size_t bytes)
 {
     struct cpu *s = d->impl;

@@ -8,23 +8,25 @@
  *     cpu_forget(d, base, bytes);          before the mapping that holds w goes
  *     cpu_close(d);
  *
- * Packed weights and primitives live in one cache keyed by the weight's address and up to eight numbers; weights that
- * lie in the run's own arena are packed anew each time (cpu_is_lasting), because their address says nothing.
+ * Packed weights and primitives live in one cache keyed by the weight's address and up to eight numbers;
+ * weights that lie in the run's own arena are packed anew each time (cpu_is_lasting), because their address
+ * says nothing.
  */
 #ifndef KERNELS_CPU_CPU_H
 #define KERNELS_CPU_CPU_H
 
 #include "kernels/table.h"
 
-/* Fills d->impl; d->n_threads and d->precision must be set. A precision that this machine cannot compute is put back to
- * DEVICE_F32. ERR_NOMEM. */
+/* Fills d->impl; d->n_threads and d->precision must be set. A precision that this machine cannot compute is
+ * put back to DEVICE_F32. ERR_NOMEM. */
 int cpu_open(struct device *d);
 /* Frees all of it; a device that was never opened is fine. */
 void cpu_close(struct device *d);
 /* Drops what was packed for weights whose data lies in [base, base + bytes). */
 void cpu_forget(struct device *d, const void *base, size_t bytes);
 
-/* ---- for the ops ------------------------------------------------------------------------------------------- */
+/* ---- for the ops
+ * ------------------------------------------------------------------------------------------- */
 
 #define CPU_THREAD_BYTES ((size_t)1 << 20) /* scratch of one thread */
 #define CPU_KEY_NUMBERS 8
@@ -40,12 +42,22 @@ enum cpu_kind { CPU_PACKED_LINEAR, CPU_PACKED_CONV, CPU_PLAN_CONV };
 typedef void cpu_free_fn(void *value);
 
 /* Buffers that grow to what was asked for once and stay; each slot has one user at a time. */
-enum cpu_slot { CPU_BIAS, CPU_GATE, CPU_MEAN, CPU_VAR, CPU_PACK, CPU_PADDED, CPU_STATS, CPU_ORDER, CPU_SLOT_COUNT };
+enum cpu_slot {
+    CPU_BIAS,
+    CPU_GATE,
+    CPU_MEAN,
+    CPU_VAR,
+    CPU_PACK,
+    CPU_PADDED,
+    CPU_STATS,
+    CPU_ORDER,
+    CPU_SLOT_COUNT
+};
 
 struct cpu {
     int n_threads;
-    bool bf16;           /* weights of linear layers are kept in bf16 */
-    char *scratch;       /* n_threads * CPU_THREAD_BYTES. Owned */
+    bool bf16;                 /* weights of linear layers are kept in bf16 */
+    char *scratch;             /* n_threads * CPU_THREAD_BYTES. Owned */
     struct cpu_entry *entries; /* owned, with their values */
     int n_entries, cap_entries;
     struct {
@@ -62,8 +74,8 @@ struct cpu *cpu_begin(struct run *r);
 void *cpu_scratch(const struct cpu *s, int i);
 /* At least `bytes`, 64-byte aligned, contents undefined; NULL (and the run failed) without memory. */
 void *cpu_slot(struct run *r, enum cpu_slot slot, size_t bytes);
-/* An optional parameter of n floats: where it lies when f32, else widened into the slot; `otherwise` for all when it
- * is none. NULL (and the run failed) without memory. */
+/* An optional parameter of n floats: where it lies when f32, else widened into the slot; `otherwise` for all
+ * when it is none. NULL (and the run failed) without memory. */
 const float *cpu_vector(struct run *r, enum cpu_slot slot, struct tensor v, int64_t n, float otherwise);
 
 /* What was kept under key, or NULL. */
@@ -74,7 +86,8 @@ int cpu_keep(struct cpu *s, const struct cpu_key *key, void *value, cpu_free_fn 
 bool cpu_is_lasting(const struct run *r, struct tensor w);
 
 /* By oneDNN, the same for every instruction set. */
-int cpu_conv(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, const struct conv *c);
+int cpu_conv(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b,
+             const struct conv *c);
 
 /* Each fills in the ops of one instruction set (isa.h); the best that the machine has is taken. */
 void cpu_isa_base(struct op_table *table);

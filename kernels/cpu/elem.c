@@ -145,7 +145,8 @@ int ISA_FN(euler)(struct run *r, struct tensor x, struct tensor v0, struct tenso
     return 0;
 }
 
-int ISA_FN(normalize)(struct run *r, struct tensor y, struct tensor x, float div, const float *mean, const float *std)
+int ISA_FN(normalize)(struct run *r, struct tensor y, struct tensor x, float div, const float *mean,
+                      const float *std)
 {
     cpu_begin(r);
     int64_t n_rows = tensor_rows(x), n = tensor_dim(x, -1);

@@ -1,11 +1,11 @@
 /* isa.h -- vectors of the instruction set this file is compiled for, and the small product they make.
  *
- * Sources that include this are compiled once per instruction set (-DCPU_ISA=base|v3|v4: plain, AVX2 with FMA, AVX-512)
- * and export their ops as cpu_NAME_ISA through isa.c. Nothing here may have external linkage.
+ * Sources that include this are compiled once per instruction set (-DCPU_ISA=base|v3|v4: plain, AVX2 with
+ * FMA, AVX-512) and export their ops as cpu_NAME_ISA through isa.c. Nothing here may have external linkage.
  *
- * Element-wise loops are plain C under "#pragma omp simd"; only the matrix product names vectors. It computes tiles of
- * ISA_MR rows and ISA_NR columns, summing over k in order with one accumulator an element: the result of an element does
- * not depend on how the work was cut, nor on the number of threads.
+ * Element-wise loops are plain C under "#pragma omp simd"; only the matrix product names vectors. It computes
+ * tiles of ISA_MR rows and ISA_NR columns, summing over k in order with one accumulator an element: the
+ * result of an element does not depend on how the work was cut, nor on the number of threads.
  */
 #ifndef KERNELS_CPU_ISA_H
 #define KERNELS_CPU_ISA_H
@@ -22,7 +22,7 @@
 #define ISA_PASTE(a, b, c) ISA_PASTE2(a, b, c)
 #define ISA_FN(name) ISA_PASTE(cpu_, name, CPU_ISA) /* ISA_FN(act) is cpu_act_v4 */
 
-#define X(member, ...) int ISA_FN(member)(struct run *r, __VA_ARGS__);
+#define X(member, ...) int ISA_FN(member)(struct run * r, __VA_ARGS__);
 OP_TABLE(X)
 #undef X
 
@@ -37,11 +37,12 @@ OP_TABLE(X)
 #define ISA_MR 6
 #endif
 #define ISA_NR (2 * ISA_LANES)
-#define ISA_KC 256            /* k taken at once: 32 KiB of b at most */
+#define ISA_KC 256              /* k taken at once: 32 KiB of b at most */
 #define ISA_PITCH (ISA_KC + 16) /* row distance of a: off the powers of two, and an immediate in the code */
 
 typedef float isa_vec __attribute__((vector_size(4 * ISA_LANES)));
-typedef float isa_vec_u __attribute__((vector_size(4 * ISA_LANES), aligned(4), may_alias)); /* at any address */
+typedef float isa_vec_u
+    __attribute__((vector_size(4 * ISA_LANES), aligned(4), may_alias)); /* at any address */
 typedef int32_t isa_int __attribute__((vector_size(4 * ISA_LANES)));
 
 #define ISA_INLINE static inline __attribute__((always_inline, unused))
@@ -81,7 +82,8 @@ ISA_INLINE float isa_sum(isa_vec v)
 }
 
 /* c[mr][ISA_NR] (row distance c_pitch) = or += a[mr][kc] (row distance ISA_PITCH) b[kc][ISA_NR]. */
-ISA_INLINE void isa_tile(const int mr, float *c, int64_t c_pitch, const float *a, const float *b, int64_t kc, bool first)
+ISA_INLINE void isa_tile(const int mr, float *c, int64_t c_pitch, const float *a, const float *b, int64_t kc,
+                         bool first)
 {
     isa_vec s[ISA_MR][2];
 #pragma GCC unroll 16
@@ -105,28 +107,55 @@ ISA_INLINE void isa_tile(const int mr, float *c, int64_t c_pitch, const float *a
 }
 
 /* The same for n rows, any number. */
-static __attribute__((unused)) void isa_product(int64_t n, float *c, int64_t c_pitch, const float *a, const float *b,
-                                                int64_t kc, bool first)
+static __attribute__((unused)) void isa_product(int64_t n, float *c, int64_t c_pitch, const float *a,
+                                                const float *b, int64_t kc, bool first)
 {
     for (; n >= ISA_MR; n -= ISA_MR, c += ISA_MR * c_pitch, a += ISA_MR * ISA_PITCH)
         isa_tile(ISA_MR, c, c_pitch, a, b, kc, first);
     switch (n) {
 #if ISA_MR > 6
-    case 13: isa_tile(13, c, c_pitch, a, b, kc, first); break;
-    case 12: isa_tile(12, c, c_pitch, a, b, kc, first); break;
-    case 11: isa_tile(11, c, c_pitch, a, b, kc, first); break;
-    case 10: isa_tile(10, c, c_pitch, a, b, kc, first); break;
-    case 9: isa_tile(9, c, c_pitch, a, b, kc, first); break;
-    case 8: isa_tile(8, c, c_pitch, a, b, kc, first); break;
-    case 7: isa_tile(7, c, c_pitch, a, b, kc, first); break;
-    case 6: isa_tile(6, c, c_pitch, a, b, kc, first); break;
+    case 13:
+        isa_tile(13, c, c_pitch, a, b, kc, first);
+        break;
+    case 12:
+        isa_tile(12, c, c_pitch, a, b, kc, first);
+        break;
+    case 11:
+        isa_tile(11, c, c_pitch, a, b, kc, first);
+        break;
+    case 10:
+        isa_tile(10, c, c_pitch, a, b, kc, first);
+        break;
+    case 9:
+        isa_tile(9, c, c_pitch, a, b, kc, first);
+        break;
+    case 8:
+        isa_tile(8, c, c_pitch, a, b, kc, first);
+        break;
+    case 7:
+        isa_tile(7, c, c_pitch, a, b, kc, first);
+        break;
+    case 6:
+        isa_tile(6, c, c_pitch, a, b, kc, first);
+        break;
 #endif
-    case 5: isa_tile(5, c, c_pitch, a, b, kc, first); break;
-    case 4: isa_tile(4, c, c_pitch, a, b, kc, first); break;
-    case 3: isa_tile(3, c, c_pitch, a, b, kc, first); break;
-    case 2: isa_tile(2, c, c_pitch, a, b, kc, first); break;
-    case 1: isa_tile(1, c, c_pitch, a, b, kc, first); break;
-    default: break;
+    case 5:
+        isa_tile(5, c, c_pitch, a, b, kc, first);
+        break;
+    case 4:
+        isa_tile(4, c, c_pitch, a, b, kc, first);
+        break;
+    case 3:
+        isa_tile(3, c, c_pitch, a, b, kc, first);
+        break;
+    case 2:
+        isa_tile(2, c, c_pitch, a, b, kc, first);
+        break;
+    case 1:
+        isa_tile(1, c, c_pitch, a, b, kc, first);
+        break;
+    default:
+        break;
     }
 }
 

@@ -1,7 +1,9 @@
-/* isa_math.h -- exp, erfc and the activations in f32, written so that compilers turn loops of them into vector code.
+/* isa_math.h -- exp, erfc and the activations in f32, written so that compilers turn loops of them into
+ * vector code.
  *
- * Bounds against double, measured over all f32 where the result is normal: isa_exp 1.2e-7 relative (below 2^-126 the
- * result is 0), activations 3e-7 of |x| (silu family) and of max(|x|, 1) 2e-7 (erf). NaN stays NaN.
+ * Bounds against double, measured over all f32 where the result is normal: isa_exp 1.2e-7 relative (below
+ * 2^-126 the result is 0), activations 3e-7 of |x| (silu family) and of max(|x|, 1) 2e-7 (erf). NaN stays
+ * NaN.
  */
 #ifndef KERNELS_CPU_ISA_MATH_H
 #define KERNELS_CPU_ISA_MATH_H
@@ -85,26 +87,45 @@ ISA_INLINE float isa_gelu_erf(float x)
     return (x > 0 ? x : 0) - tail + (x != x ? x : 0);
 }
 
-#define ISA_ACT_LOOP(value)                                                                                          \
-    do {                                                                                                             \
-        _Pragma("omp simd") for (int64_t i = 0; i < n; i++)                                                          \
-        {                                                                                                            \
-            float x = p[i];                                                                                          \
-            p[i] = (value);                                                                                          \
-        }                                                                                                            \
+#if defined _OPENMP
+#define ISA_SIMD _Pragma("omp simd")
+#else
+#define ISA_SIMD
+#endif
+
+#define ISA_ACT_LOOP(value)                                                                                  \
+    do {                                                                                                     \
+        ISA_SIMD for (int64_t i = 0; i < n; i++)                                                             \
+        {                                                                                                    \
+            float x = p[i];                                                                                  \
+            p[i] = (value);                                                                                  \
+        }                                                                                                    \
     } while (0)
 
 /* p[i] = act(p[i]). */
 static __attribute__((unused)) void isa_act_row(float *p, int64_t n, enum act act)
 {
     switch (act) {
-    case ACT_RELU: ISA_ACT_LOOP(x < 0 ? 0 : x); break;
-    case ACT_SILU: ISA_ACT_LOOP(x * isa_sigmoid(x)); break;
-    case ACT_GELU_TANH: ISA_ACT_LOOP(isa_gelu_tanh(x)); break;
-    case ACT_GELU_ERF: ISA_ACT_LOOP(isa_gelu_erf(x)); break;
-    case ACT_QUICK_GELU: ISA_ACT_LOOP(x * isa_sigmoid(1.702f * x)); break;
-    case ACT_SIGMOID: ISA_ACT_LOOP(isa_sigmoid(x)); break;
-    default: break;
+    case ACT_RELU:
+        ISA_ACT_LOOP(x < 0 ? 0 : x);
+        break;
+    case ACT_SILU:
+        ISA_ACT_LOOP(x * isa_sigmoid(x));
+        break;
+    case ACT_GELU_TANH:
+        ISA_ACT_LOOP(isa_gelu_tanh(x));
+        break;
+    case ACT_GELU_ERF:
+        ISA_ACT_LOOP(isa_gelu_erf(x));
+        break;
+    case ACT_QUICK_GELU:
+        ISA_ACT_LOOP(x * isa_sigmoid(1.702f * x));
+        break;
+    case ACT_SIGMOID:
+        ISA_ACT_LOOP(isa_sigmoid(x));
+        break;
+    default:
+        break;
     }
 }
 

@@ -1,9 +1,9 @@
 /* linear.c -- linear layers: few rows straight over the stored weights, many rows over packed ones.
  *
  * Up to FEW rows: the weights are read once, as stored (bf16 is widened in registers); memory is the limit.
- * More: w is packed once into panels of ISA_NR columns, [panel][k][ISA_NR], and kept. A task is a block of rows and a
- * group of panels: for each ISA_KC of k it copies its rows of x beside each other, multiplies, and at the end finishes
- * the rows (bias, activation, gate) on their way out, while they are in the cache.
+ * More: w is packed once into panels of ISA_NR columns, [panel][k][ISA_NR], and kept. A task is a block of
+ * rows and a group of panels: for each ISA_KC of k it copies its rows of x beside each other, multiplies, and
+ * at the end finishes the rows (bias, activation, gate) on their way out, while they are in the cache.
  */
 #include <omp.h>
 
@@ -12,7 +12,7 @@
 #include "kernels/cpu/ref.h"
 
 #define FEW 8
-#define GROUP 8                                 /* panels in a task */
+#define GROUP 8 /* panels in a task */
 #define SUM_PITCH (GROUP * ISA_NR + 16)
 #define ROWS_MAX (8 * ISA_MR)
 #define PACK_K 64
@@ -27,7 +27,8 @@ struct job {
     int64_t n_in, n_out, n_rows;
 };
 
-_Static_assert(sizeof(float) * (ROWS_MAX * (ISA_PITCH + SUM_PITCH)) <= CPU_THREAD_BYTES, "a task fits its scratch");
+_Static_assert(sizeof(float) * (ROWS_MAX * (ISA_PITCH + SUM_PITCH)) <= CPU_THREAD_BYTES,
+               "a task fits its scratch");
 
 /* s[n] to columns [first, first + n) of row i of y. */
 static void finish(const struct job *j, int64_t i, int64_t first, int64_t n, float *s)
@@ -63,8 +64,8 @@ static void task(const struct job *j, int64_t row, int64_t n_rows, int64_t panel
         for (int64_t i = 0; i < n_rows; i++)
             memcpy(a + i * ISA_PITCH, ref_row(j->x, row + i) + k, (size_t)kc * sizeof *a);
         for (int64_t p = 0; p * ISA_NR < width; p++)
-            isa_product(n_rows, sum + p * ISA_NR, SUM_PITCH, a, j->panels + ((panel + p) * j->n_in + k) * ISA_NR, kc,
-                        k == 0);
+            isa_product(n_rows, sum + p * ISA_NR, SUM_PITCH, a,
+                        j->panels + ((panel + p) * j->n_in + k) * ISA_NR, kc, k == 0);
     }
     for (int64_t i = 0; i < n_rows; i++)
         finish(j, row + i, first, width, sum + i * SUM_PITCH);
@@ -76,7 +77,7 @@ static void many_rows(const struct cpu *s, const struct job *j)
     while (rows > 2 * ISA_MR && (j->n_rows + rows - 1) / rows * n_groups < 6 * s->n_threads)
         rows -= ISA_MR;
     int64_t n_tasks = (j->n_rows + rows - 1) / rows * n_groups;
-    bool small = j->n_rows * j->n_in * j->n_out < 200000;
+    bool small = j->n_rows * j->n_in * j->n_out < 1000000;
 #pragma omp parallel for schedule(dynamic) if (!small)
     for (int64_t t = 0; t < n_tasks; t++) {
         int64_t row = t / n_groups * rows, n = j->n_rows - row < rows ? j->n_rows - row : rows;
@@ -126,7 +127,8 @@ static const float *packed(struct run *r, struct cpu *s, struct tensor w)
             pack(p, w);
         return p;
     }
-    struct cpu_key key = {.data = w.data, .kind = CPU_PACKED_LINEAR, .number = {w.dtype, w.shape[0], w.shape[1]}};
+    struct cpu_key key = {
+        .data = w.data, .kind = CPU_PACKED_LINEAR, .number = {w.dtype, w.shape[0], w.shape[1]}};
     float *p = cpu_find(s, &key);
     if (p)
         return p;
@@ -140,7 +142,6 @@ static const float *packed(struct run *r, struct cpu *s, struct tensor w)
     return p;
 }
 
-#if ISA_LANES >= 8
 /* ISA_LANES elements of a stored row. */
 ISA_INLINE isa_vec widen(const void *w, int64_t k, bool bf16)
 {
@@ -150,17 +151,6 @@ ISA_INLINE isa_vec widen(const void *w, int64_t k, bool bf16)
         return isa_load((const float *)w + k);
     return (isa_vec)(__builtin_convertvector(*(const half *)((const uint16_t *)w + k), whole) << 16);
 }
-#else
-ISA_INLINE isa_vec widen(const void *w, int64_t k, bool bf16)
-{
-    isa_vec v;
-    if (!bf16)
-        return isa_load((const float *)w + k);
-    for (int i = 0; i < ISA_LANES; i++)
-        v[i] = dtype_bf16_to_f32(((const uint16_t *)w)[k + i]);
-    return v;
-}
-#endif
 
 /* dst[m] = x[m] . w for mr rows of x. */
 ISA_INLINE void dots(const int mr, float *dst, const float *const *x, const void *w, bool bf16, int64_t n)
@@ -193,14 +183,30 @@ static void dots_any(int mr, float *dst, const float *const *x, const void *w, b
         if (!(mr & step[i]))
             continue;
         switch (step[i] + bf16 * 16) {
-        case 8: dots(8, dst, x, w, false, n); break;
-        case 4: dots(4, dst, x, w, false, n); break;
-        case 2: dots(2, dst, x, w, false, n); break;
-        case 1: dots(1, dst, x, w, false, n); break;
-        case 24: dots(8, dst, x, w, true, n); break;
-        case 20: dots(4, dst, x, w, true, n); break;
-        case 18: dots(2, dst, x, w, true, n); break;
-        default: dots(1, dst, x, w, true, n); break;
+        case 8:
+            dots(8, dst, x, w, false, n);
+            break;
+        case 4:
+            dots(4, dst, x, w, false, n);
+            break;
+        case 2:
+            dots(2, dst, x, w, false, n);
+            break;
+        case 1:
+            dots(1, dst, x, w, false, n);
+            break;
+        case 24:
+            dots(8, dst, x, w, true, n);
+            break;
+        case 20:
+            dots(4, dst, x, w, true, n);
+            break;
+        case 18:
+            dots(2, dst, x, w, true, n);
+            break;
+        default:
+            dots(1, dst, x, w, true, n);
+            break;
         }
         dst += step[i];
         x += step[i];
@@ -214,8 +220,10 @@ static void few_rows(const struct cpu *s, const struct job *j)
     for (int m = 0; m < mr; m++)
         x[m] = ref_row(j->x, m);
     bool bf16 = j->w.dtype == DTYPE_BF16, direct = bf16 || j->w.dtype == DTYPE_F32;
-    int64_t n_in = j->n_in, size = (int64_t)dtype_bytes(j->w.dtype), n_groups = (j->n_out + ISA_NR - 1) / ISA_NR;
-    bool wide = n_in * (int64_t)sizeof(float) > (int64_t)CPU_THREAD_BYTES; /* such rows are of f32 or bf16, see linear */
+    int64_t n_in = j->n_in, size = (int64_t)dtype_bytes(j->w.dtype),
+            n_groups = (j->n_out + ISA_NR - 1) / ISA_NR;
+    bool wide = n_in * (int64_t)sizeof(float) >
+                (int64_t)CPU_THREAD_BYTES; /* such rows are of f32 or bf16, see linear */
 #pragma omp parallel for schedule(static) if (n_in * j->n_out > 50000)
     for (int64_t g = 0; g < n_groups; g++) {
         float out[ISA_NR][FEW], row[ISA_NR], *widened = wide ? NULL : cpu_scratch(s, omp_get_thread_num());
@@ -248,7 +256,8 @@ static int product(struct run *r, struct job *j, struct tensor b, struct tensor 
         return r->err.code;
     if (!tensor_is_none(gate) && !(j->gate = cpu_vector(r, CPU_GATE, gate, j->n_out, 1)))
         return r->err.code;
-    bool fits = j->w.dtype == DTYPE_F32 || j->w.dtype == DTYPE_BF16 || j->n_in * 4 <= (int64_t)CPU_THREAD_BYTES;
+    bool fits =
+        j->w.dtype == DTYPE_F32 || j->w.dtype == DTYPE_BF16 || j->n_in * 4 <= (int64_t)CPU_THREAD_BYTES;
     if (j->n_rows <= FEW && fits) {
         few_rows(s, j);
         return 0;
@@ -260,7 +269,8 @@ static int product(struct run *r, struct job *j, struct tensor b, struct tensor 
     return 0;
 }
 
-int ISA_FN(linear)(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, enum act act)
+int ISA_FN(linear)(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b,
+                   enum act act)
 {
     struct job j = {.y = y, .x = x, .w = w, .act = act};
     return product(r, &j, b, TENSOR_NONE);

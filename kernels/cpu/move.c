@@ -1,5 +1,6 @@
-/* move.c -- moving elements. Copies are first brought to as few dimensions as both sides allow; then they are runs
- * (last dimension contiguous on both sides) or, for a transpose, square tiles that keep both sides in the cache. */
+/* move.c -- moving elements. Copies are first brought to as few dimensions as both sides allow; then they are
+ * runs (last dimension contiguous on both sides) or, for a transpose, square tiles that keep both sides in
+ * the cache. */
 #include "kernels/cpu/isa_rows.h"
 
 #define TILE 16
@@ -17,7 +18,8 @@ static struct shape joined(struct tensor dst, struct tensor x)
         int last = s.n_dims - 1;
         if (x.shape[i] == 1)
             continue;
-        if (last >= 0 && s.to[last] == dst.stride[i] * x.shape[i] && s.from[last] == x.stride[i] * x.shape[i]) {
+        if (last >= 0 && s.to[last] == dst.stride[i] * x.shape[i] &&
+            s.from[last] == x.stride[i] * x.shape[i]) {
             s.n[last] *= x.shape[i];
             s.to[last] = dst.stride[i];
             s.from[last] = x.stride[i];
@@ -56,13 +58,16 @@ static int64_t outer(const struct shape *s, int inner)
 /* Runs of s->n[last] elements, cut into pieces. */
 static void copy_runs(struct tensor dst, struct tensor x, const struct shape *s)
 {
-    int64_t run = s->n[s->n_dims - 1], size = (int64_t)dtype_bytes(x.dtype), per = (run + ROWS_PIECE - 1) / ROWS_PIECE;
+    int64_t run = s->n[s->n_dims - 1], size = (int64_t)dtype_bytes(x.dtype),
+            per = (run + ROWS_PIECE - 1) / ROWS_PIECE;
     int64_t n = outer(s, 1) * per;
 #pragma omp parallel for schedule(static) if (tensor_count(x) >= ROWS_MANY)
     for (int64_t i = 0; i < n; i++) {
-        int64_t to, from, first = i % per * ROWS_PIECE, len = run - first < ROWS_PIECE ? run - first : ROWS_PIECE;
+        int64_t to, from, first = i % per * ROWS_PIECE,
+                          len = run - first < ROWS_PIECE ? run - first : ROWS_PIECE;
         offsets(s, 1, i / per, &to, &from);
-        memcpy((char *)dst.data + (to + first) * size, (const char *)x.data + (from + first) * size, (size_t)(len * size));
+        memcpy((char *)dst.data + (to + first) * size, (const char *)x.data + (from + first) * size,
+               (size_t)(len * size));
     }
 }
 
@@ -102,7 +107,8 @@ static void transpose(struct tensor dst, struct tensor x, struct shape s, int d)
     s.to[last - 1] = swap[1];
     s.from[last - 1] = swap[2];
     int64_t a = s.n[last - 1], b = s.n[last], per = (a + TILE - 1) / TILE, n = outer(&s, 2) * per;
-    int64_t to_step = s.to[last - 1], from_step = s.from[last], dst_step = s.to[last], x_step = s.from[last - 1];
+    int64_t to_step = s.to[last - 1], from_step = s.from[last], dst_step = s.to[last],
+            x_step = s.from[last - 1];
 #pragma omp parallel for schedule(static) if (tensor_count(x) >= ROWS_MANY)
     for (int64_t i = 0; i < n; i++) {
         int64_t to, from, first = i % per * TILE, len = a - first < TILE ? a - first : TILE;
@@ -119,20 +125,31 @@ static void transpose(struct tensor dst, struct tensor x, struct shape s, int d)
     }
 }
 
+static bool is_float(enum dtype t)
+{
+    return t == DTYPE_F32 || t == DTYPE_BF16 || t == DTYPE_F16;
+}
+
+/* A dimension before the last along which one side is contiguous, or -1. */
+static int contiguous_dim(const struct shape *s)
+{
+    int along = -1;
+    for (int i = 0; i < s->n_dims - 1; i++)
+        along = s->from[i] == 1 || s->to[i] == 1 ? i : along;
+    return along;
+}
+
 int ISA_FN(copy)(struct run *r, struct tensor dst, struct tensor x)
 {
     cpu_begin(r);
     if (tensor_count(x) == 0)
         return 0;
     struct shape s = joined(dst, x);
-    int last = s.n_dims - 1, along = -1;
+    int last = s.n_dims - 1, along = contiguous_dim(&s);
     bool same = dst.dtype == x.dtype && x.dtype != DTYPE_F8E4M3, runs = s.to[last] == 1 && s.from[last] == 1;
-    bool floats = x.dtype <= DTYPE_F8E4M3 && dst.dtype <= DTYPE_F16 && dst.dtype != DTYPE_F64 && x.dtype != DTYPE_F64;
-    for (int i = 0; i < last; i++)
-        along = s.from[i] == 1 || s.to[i] == 1 ? i : along;
-    if (same && runs)
+    if (runs && same)
         copy_runs(dst, x, &s);
-    else if (floats && runs)
+    else if (runs && is_float(dst.dtype) && (is_float(x.dtype) || x.dtype == DTYPE_F8E4M3))
         convert_runs(dst, x, &s);
     else if (same && x.dtype == DTYPE_F32 && along >= 0)
         transpose(dst, x, s, along);
@@ -162,7 +179,8 @@ int ISA_FN(gather)(struct run *r, struct tensor y, struct tensor x, int dim, str
 #pragma omp parallel for schedule(static) if (tensor_count(y) >= ROWS_MANY)
     for (int64_t k = 0; k < n * from.n_before; k++) {
         int64_t b = k / n, i = k % n;
-        const char *p = (const char *)x.data + (ref_element(from.before, b) + index[i] * x.stride[dim]) * size;
+        const char *p =
+            (const char *)x.data + (ref_element(from.before, b) + index[i] * x.stride[dim]) * size;
         float *q = (float *)y.data + ref_element(to.before, b) + i * y.stride[dim];
         dtype_read_f32(q, p, x.dtype, from.n_after, 1);
     }
@@ -173,7 +191,8 @@ int ISA_FN(gather)(struct run *r, struct tensor y, struct tensor x, int dim, str
 static void patches(struct run *r, struct tensor latents, struct tensor tokens, bool to_tokens)
 {
     cpu_begin(r);
-    int64_t n_c = latents.shape[0], h = latents.shape[2] / 2, w = latents.shape[3] / 2, n = latents.shape[1] * h;
+    int64_t n_c = latents.shape[0], h = latents.shape[2] / 2, w = latents.shape[3] / 2,
+            n = latents.shape[1] * h;
     int64_t step = tokens.stride[0];
 #pragma omp parallel for schedule(static) if (tensor_count(latents) >= ROWS_MANY)
     for (int64_t i = 0; i < n; i++) {

@@ -1,4 +1,5 @@
-/* norm.c -- norms row by row, and the group norm in two passes over memory. Sums are in double, as in the reference. */
+/* norm.c -- norms row by row, and the group norm in two passes over memory. Sums are in double, as in the
+ * reference. */
 #include <math.h>
 
 #include "kernels/cpu/isa_rows.h"
@@ -23,7 +24,8 @@ static struct moments row_moments(const float *p, int64_t n)
 }
 
 /* mul, add: NULL where left out. */
-static void normalised(struct tensor y, struct tensor x, const float *mul, float plus, const float *add, float eps)
+static void normalised(struct tensor y, struct tensor x, const float *mul, float plus, const float *add,
+                       float eps)
 {
     int64_t n = tensor_dim(x, -1), n_rows = tensor_rows(x);
 #pragma omp parallel for if (n * n_rows >= ROWS_MANY)
@@ -43,7 +45,8 @@ static void normalised(struct tensor y, struct tensor x, const float *mul, float
     }
 }
 
-int ISA_FN(layer_norm)(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, float eps)
+int ISA_FN(layer_norm)(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b,
+                       float eps)
 {
     cpu_begin(r);
     int64_t n = tensor_dim(x, -1);
@@ -55,8 +58,8 @@ int ISA_FN(layer_norm)(struct run *r, struct tensor y, struct tensor x, struct t
     return 0;
 }
 
-int ISA_FN(layer_norm_mod)(struct run *r, struct tensor y, struct tensor x, struct tensor shift, struct tensor scale,
-                           float eps)
+int ISA_FN(layer_norm_mod)(struct run *r, struct tensor y, struct tensor x, struct tensor shift,
+                           struct tensor scale, float eps)
 {
     cpu_begin(r);
     normalised(y, x, scale.data, 1, shift.data, eps);
@@ -91,10 +94,11 @@ int ISA_FN(rms_norm)(struct run *r, struct tensor y, struct tensor x, struct ten
     return 0;
 }
 
-/* ---- group norm --------------------------------------------------------------------------------------------
- * Rows are taken in chunks of a fixed size that stay in the cache between the two sums of a chunk; the chunks' moments
- * are then joined (Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances",
- * 1979). The cut depends on the shape alone, so threads do not change a bit. */
+/* ---- group norm
+ * -------------------------------------------------------------------------------------------- Rows are taken
+ * in chunks of a fixed size that stay in the cache between the two sums of a chunk; the chunks' moments are
+ * then joined (Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+ * variances", 1979). The cut depends on the shape alone, so threads do not change a bit. */
 
 #define CHUNK 16384 /* elements: 64 KiB */
 #define CHANNELS_MAX 2048
@@ -102,7 +106,7 @@ int ISA_FN(rms_norm)(struct run *r, struct tensor y, struct tensor x, struct ten
 struct group_job {
     struct tensor y, x;
     const float *w, *b;
-    struct moments *chunks; /* [n_chunks][groups] */
+    struct moments *chunks;                    /* [n_chunks][groups] */
     int64_t c, groups, n_rows, rows, n_chunks; /* rows: in a chunk */
     float eps;
     enum act act;
@@ -198,11 +202,12 @@ static void group_norm(const struct group_job *j)
         chunk_apply(j, i, mean, mul);
 }
 
-int ISA_FN(group_norm)(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, int groups,
-                       float eps, enum act act)
+int ISA_FN(group_norm)(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b,
+                       int groups, float eps, enum act act)
 {
     cpu_begin(r);
-    struct group_job j = {.y = y, .x = x, .c = x.shape[3], .groups = groups, .n_rows = tensor_rows(x), .eps = eps, .act = act};
+    struct group_job j = {
+        .y = y, .x = x, .c = x.shape[3], .groups = groups, .n_rows = tensor_rows(x), .eps = eps, .act = act};
     if (j.c > CHANNELS_MAX || j.n_rows == 0)
         return cpu_ref_group_norm(r, y, x, w, b, groups, eps, act);
     j.rows = CHUNK / j.c > 0 ? CHUNK / j.c : 1;

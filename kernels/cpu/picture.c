@@ -41,8 +41,8 @@ int ISA_FN(upsample)(struct run *r, struct tensor y, struct tensor x, int ft, in
     return 0;
 }
 
-int ISA_FN(gauss)(struct run *r, struct tensor y, struct tensor mean, struct tensor logvar, struct tensor noise,
-                  float scale)
+int ISA_FN(gauss)(struct run *r, struct tensor y, struct tensor mean, struct tensor logvar,
+                  struct tensor noise, float scale)
 {
     cpu_begin(r);
     int last = y.n_dims - 1;
@@ -53,7 +53,8 @@ int ISA_FN(gauss)(struct run *r, struct tensor y, struct tensor mean, struct ten
 #pragma omp parallel for if (c.many)
     for (int64_t i = 0; i < c.n_pieces; i++) {
         struct piece p = rows_piece(&c, i);
-        const float *m = ref_row(mean, p.row) + p.first * m_step, *l = ref_row(logvar, p.row) + p.first * l_step;
+        const float *m = ref_row(mean, p.row) + p.first * m_step,
+                    *l = ref_row(logvar, p.row) + p.first * l_step;
         const float *z = rows_at(noise, p);
         float *q = rows_at(y, p);
 #pragma omp simd

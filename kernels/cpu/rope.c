@@ -22,8 +22,8 @@ static void axis_table(float *c, float *s, int64_t n, int64_t first, int d, floa
     }
 }
 
-int ISA_FN(rope_table)(struct run *r, struct tensor cos_, struct tensor sin_, int64_t n_frames, int64_t h, int64_t w,
-                       const int *dims, float theta, int64_t t_first)
+int ISA_FN(rope_table)(struct run *r, struct tensor cos_, struct tensor sin_, int64_t n_frames, int64_t h,
+                       int64_t w, const int *dims, float theta, int64_t t_first)
 {
     int64_t size[3] = {n_frames, h, w}, first[3] = {t_first, 0, 0}, total = 0, half = cos_.shape[1];
     float *table[3];
@@ -64,7 +64,8 @@ static void rms(float *p, const float *w, int64_t n, float eps)
         p[k] = p[k] * inv * w[k];
 }
 
-int ISA_FN(norm_rope)(struct run *r, struct tensor x, struct tensor w, float eps, struct tensor cos_, struct tensor sin_)
+int ISA_FN(norm_rope)(struct run *r, struct tensor x, struct tensor w, float eps, struct tensor cos_,
+                      struct tensor sin_)
 {
     cpu_begin(r);
     int64_t heads = x.shape[1], d = x.shape[2], n_turned = tensor_is_none(cos_) ? 0 : cos_.shape[0];

@@ -1,8 +1,8 @@
 /* sound.c -- Whisper's log mel, eight frames at a time.
  *
- * A frame is real, so bin k needs only x[i] + x[400-i] against the cosine and x[i] - x[400-i] against the sine: half the
- * products of the plain transform. The tables are 0.6 MiB; eight frames share each read of them, one a vector lane.
- * In double throughout, as the reference.
+ * A frame is real, so bin k needs only x[i] + x[400-i] against the cosine and x[i] - x[400-i] against the
+ * sine: half the products of the plain transform. The tables are 0.6 MiB; eight frames share each read of
+ * them, one a vector lane. In double throughout, as the reference.
  */
 #include <math.h>
 #include <omp.h>
@@ -49,7 +49,8 @@ static double sample(const float *wave, int64_t n, int64_t i)
     return (double)wave[i >= n ? 2 * (n - 1) - i : i];
 }
 
-static void fold(struct frames *f, const struct tables *t, const float *wave, int64_t n, int64_t first, int64_t count)
+static void fold(struct frames *f, const struct tables *t, const float *wave, int64_t n, int64_t first,
+                 int64_t count)
 {
     memset(f, 0, sizeof *f);
     for (int64_t j = 0; j < count; j++) {

@@ -19,25 +19,32 @@ static bool has_f16c(void)
 }
 #endif
 
-/* 0: plain, 3: AVX2 and FMA, 4: AVX-512. TROUPE_CPU_ISA lowers it (tests run all that the machine has). */
+/* The highest level of the x86-64 psABI that the processor has: 3 is AVX2 and FMA, 4 AVX-512; 0 below. */
+static int best_level(void)
+{
+#if defined __x86_64__
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
+        !__builtin_cpu_supports("bmi2") || !has_f16c())
+        return 0;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512cd"))
+        return 4;
+    return 3;
+#else
+    return 0;
+#endif
+}
+
+/* TROUPE_CPU_ISA lowers it: tests run all that the machine has. */
 static int level(void)
 {
     const char *wanted = getenv("TROUPE_CPU_ISA");
-    int best = 0;
-#if defined __x86_64__
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c() &&
-        __builtin_cpu_supports("bmi2"))
-        best = 3;
-    if (best == 3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd"))
-        best = 4;
-#endif
+    int best = best_level();
     if (wanted && strcmp(wanted, "base") == 0)
         return 0;
-    if (wanted && strcmp(wanted, "v3") == 0 && best > 3)
-        return 3;
-    return best;
+    return wanted && strcmp(wanted, "v3") == 0 && best > 3 ? 3 : best;
 }
 
 static void fill(void)
@@ -47,10 +54,16 @@ static void fill(void)
     table.conv = cpu_conv;
     switch (level()) {
 #if defined __x86_64__
-    case 4: cpu_isa_v4(&table); break;
-    case 3: cpu_isa_v3(&table); break;
+    case 4:
+        cpu_isa_v4(&table);
+        break;
+    case 3:
+        cpu_isa_v3(&table);
+        break;
 #endif
-    default: cpu_isa_base(&table); break;
+    default:
+        cpu_isa_base(&table);
+        break;
     }
 }
 

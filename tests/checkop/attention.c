@@ -27,7 +27,8 @@ static const int64_t attention_cases[][CASE_NUMBERS] = {
 
 static struct tensor attention(struct side *s, const int64_t *d)
 {
-    struct attn a = {.kind = (enum attn_kind)d[6], .block = d[7], .scale = 1.0f / __builtin_sqrtf((float)d[5])};
+    struct attn a = {
+        .kind = (enum attn_kind)d[6], .block = d[7], .scale = 1.0f / __builtin_sqrtf((float)d[5])};
     struct tensor q, k, v;
     bool absolute = s->absolute;
     s->absolute = false; /* only v: the weights are what they are */
@@ -46,9 +47,10 @@ static struct tensor attention(struct side *s, const int64_t *d)
     return op_attention(&s->run, q, k, v, a);
 }
 
-/* A weight e^score is off by the score's own error: here scores stay below 8, of sums of up to 1024 terms, so 8 * sqrt(8)
- * roundings at most, twice (sum and numerator); mixed magnitudes have no useful bound. */
+/* A weight e^score is off by the score's own error: here scores stay below 8, of sums of up to 1024 terms, so
+ * 8 * sqrt(8) roundings at most, twice (sum and numerator); mixed magnitudes have no useful bound. */
 const struct check check_attention[] = {
-    {"attention", attention, CHECK_CASES(attention_cases), .n_bench = 7, .tol = 48, .magnitude = true, .normal_only = true},
+    {"attention", attention, CHECK_CASES(attention_cases), .n_bench = 7, .tol = 48, .magnitude = true,
+     .normal_only = true},
     {0},
 };

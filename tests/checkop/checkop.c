@@ -16,7 +16,8 @@
 #define ARENA ((size_t)4 << 30)
 #define PATTERN ((size_t)16 << 20) /* so much of the arena is watched */
 
-static const struct check *const families[] = {check_linear, check_norm, check_attention, check_conv, check_elem, check_move};
+static const struct check *const families[] = {check_linear, check_norm, check_attention,
+                                               check_conv,   check_elem, check_move};
 #define N_FAMILIES (int)(sizeof families / sizeof families[0])
 
 struct options {
@@ -30,7 +31,8 @@ struct totals {
     int passed, failed, skipped;
 };
 
-/* ---- inputs ------------------------------------------------------------------------------------------------ */
+/* ---- inputs
+ * ------------------------------------------------------------------------------------------------ */
 
 static uint64_t next(struct side *s)
 {
@@ -63,9 +65,10 @@ static float value(struct side *s, enum data_kind data, double deviation)
     return (float)(s->absolute ? fabs(v) : v);
 }
 
-/* A tensor between two fences, in the arena or (lasting) outside it. Filled by the caller unless *ret_ready. */
-static struct tensor fenced(struct side *s, enum dtype dtype, int n_dims, const int64_t *shape, bool written, bool lasting,
-                            bool *ret_ready)
+/* A tensor between two fences, in the arena or (lasting) outside it. Filled by the caller unless *ret_ready.
+ */
+static struct tensor fenced(struct side *s, enum dtype dtype, int n_dims, const int64_t *shape, bool written,
+                            bool lasting, bool *ret_ready)
 {
     *ret_ready = s->replay >= 0;
     if (s->replay >= 0)
@@ -101,7 +104,8 @@ struct tensor side_inout(struct side *s, double deviation, int n_dims, const int
     return make(s, deviation, n_dims, shape, true);
 }
 
-struct tensor side_weight(struct side *s, enum dtype dtype, double deviation, int n_dims, const int64_t *shape)
+struct tensor side_weight(struct side *s, enum dtype dtype, double deviation, int n_dims,
+                          const int64_t *shape)
 {
     static const float fp8_scale = 0.0078125f;
     bool ready;
@@ -140,7 +144,8 @@ struct tensor side_bytes(struct side *s, bool mask, int n_dims, const int64_t *s
     return t;
 }
 
-/* ---- running one case -------------------------------------------------------------------------------------- */
+/* ---- running one case
+ * -------------------------------------------------------------------------------------- */
 
 /* Forgets the inputs of the case before. */
 static void side_clear(struct side *s)
@@ -183,7 +188,8 @@ static const char *check_inputs(const struct side *a, const struct side *referen
 }
 
 /* Runs c on s: the result as contiguous f32 from mem_alloc, or NULL and why. */
-static float *side_run(struct side *s, const struct check *c, const int64_t *d, struct tensor *ret, const char **why)
+static float *side_run(struct side *s, const struct check *c, const int64_t *d, struct tensor *ret,
+                       const char **why)
 {
     memset(s->run.arena, FENCE_BYTE, PATTERN);
     struct tensor y = c->run(s, d);
@@ -204,8 +210,8 @@ static float *side_run(struct side *s, const struct check *c, const int64_t *d, 
     return p;
 }
 
-static float *side_again(struct side *s, const struct check *c, const int64_t *d, uint64_t seed, enum data_kind data,
-                         struct tensor *ret, const char **why)
+static float *side_again(struct side *s, const struct check *c, const int64_t *d, uint64_t seed,
+                         enum data_kind data, struct tensor *ret, const char **why)
 {
     side_clear(s);
     s->random = seed;
@@ -213,11 +219,12 @@ static float *side_again(struct side *s, const struct check *c, const int64_t *d
     return side_run(s, c, d, ret, why);
 }
 
-/* ---- comparing --------------------------------------------------------------------------------------------- */
+/* ---- comparing
+ * --------------------------------------------------------------------------------------------- */
 
 /* NULL, or what is wrong, in text. worst: largest error in units of the bound. */
-static const char *compare(const struct check *c, const float *want, const float *got, const float *magnitude, int64_t n,
-                           double *worst, char text[160])
+static const char *compare(const struct check *c, const float *want, const float *got, const float *magnitude,
+                           int64_t n, double *worst, char text[160])
 {
     double peak = 0;
     for (int64_t i = 0; c->peak && i < n; i++)
@@ -228,13 +235,14 @@ static const char *compare(const struct check *c, const float *want, const float
             snprintf(text, 160, "element %lld is %g, the reference says %g", (long long)i, b, a);
             return text;
         }
-        double bound = c->tol * 0x1p-24 * (fabs(a) + peak + (magnitude ? fabs((double)magnitude[i]) : 0)) + 1e-37;
+        double bound =
+            c->tol * 0x1p-24 * (fabs(a) + peak + (magnitude ? fabs((double)magnitude[i]) : 0)) + 1e-37;
         double error = fabs(a - b);
         if (c->tol > 0 && error / bound > *worst)
             *worst = error / bound;
         if (c->tol > 0 ? error > bound : a != b) {
-            snprintf(text, 160, "element %lld is %.9g, the reference says %.9g: off by %.3g, allowed %.3g", (long long)i, b, a,
-                     error, c->tol > 0 ? bound : 0);
+            snprintf(text, 160, "element %lld is %.9g, the reference says %.9g: off by %.3g, allowed %.3g",
+                     (long long)i, b, a, error, c->tol > 0 ? bound : 0);
             return text;
         }
     }
@@ -245,44 +253,67 @@ struct sides {
     struct side reference, one, all; /* cpu_ref; the table with one thread, with as many as wanted */
 };
 
-/* NULL, or why case d of c fails on data. */
-static const char *check_case(struct sides *t, const struct check *c, const int64_t *d, enum data_kind data, uint64_t seed,
-                              double *worst, char text[160])
+/* One check's results; owned. */
+struct results {
+    float *magnitude, *want, *got, *twice, *one;
+};
+
+/* Same inputs, same bits: a second time, and with one thread. */
+static const char *check_repeats(struct sides *t, const struct check *c, const int64_t *d,
+                                 enum data_kind data, uint64_t seed, struct results *v)
 {
-    float *magnitude = NULL, *want = NULL, *got = NULL, *twice = NULL, *one = NULL;
+    const char *why = NULL;
+    struct tensor z;
+    v->twice = side_again(&t->all, c, d, seed, data, &z, &why);
+    if (why)
+        return why;
+    size_t bytes = (size_t)tensor_count(z) * sizeof *v->got;
+    if (memcmp(v->got, v->twice, bytes) != 0)
+        return "gave other bits the second time";
+    v->one = side_again(&t->one, c, d, seed, data, &z, &why);
+    if (why)
+        return why;
+    return memcmp(v->got, v->one, bytes) != 0 ? "gives other bits with one thread" : NULL;
+}
+
+static const char *check_results(struct sides *t, const struct check *c, const int64_t *d,
+                                 enum data_kind data, uint64_t seed, struct results *v, double *worst,
+                                 char text[160])
+{
     struct tensor y, z;
     const char *why = NULL;
     if (c->magnitude) {
         t->reference.absolute = true;
-        magnitude = side_again(&t->reference, c, d, seed, data, &y, &why);
+        v->magnitude = side_again(&t->reference, c, d, seed, data, &y, &why);
         t->reference.absolute = false;
     }
     if (!why)
-        want = side_again(&t->reference, c, d, seed, data, &y, &why);
+        v->want = side_again(&t->reference, c, d, seed, data, &y, &why);
     if (!why)
-        got = side_again(&t->all, c, d, seed, data, &z, &why);
-    if (!why && (y.dtype != z.dtype || !tensor_same_shape(y, z)))
-        why = "the result has another shape or type";
+        v->got = side_again(&t->all, c, d, seed, data, &z, &why);
+    if (why)
+        return why;
+    if (y.dtype != z.dtype || !tensor_same_shape(y, z))
+        return "the result has another shape or type";
+    why = check_inputs(&t->all, &t->reference);
     if (!why)
-        why = check_inputs(&t->all, &t->reference);
-    int64_t n = tensor_count(y);
-    if (!why)
-        why = compare(c, want, got, magnitude, n, worst, text);
-    if (!why)
-        twice = side_again(&t->all, c, d, seed, data, &z, &why);
-    if (!why && memcmp(got, twice, (size_t)n * sizeof *got) != 0)
-        why = "gave other bits the second time";
-    if (!why)
-        one = side_again(&t->one, c, d, seed, data, &z, &why);
-    if (!why && memcmp(got, one, (size_t)n * sizeof *got) != 0)
-        why = "gives other bits with one thread";
+        why = compare(c, v->want, v->got, v->magnitude, tensor_count(y), worst, text);
+    return why ? why : check_repeats(t, c, d, data, seed, v);
+}
+
+/* NULL, or why case d of c fails on data, in text. */
+static const char *check_case(struct sides *t, const struct check *c, const int64_t *d, enum data_kind data,
+                              uint64_t seed, double *worst, char text[160])
+{
+    struct results v = {0};
+    const char *why = check_results(t, c, d, data, seed, &v, worst, text);
     if (why && why != text)
         str_copy(text, 160, why);
-    mem_free(magnitude);
-    mem_free(want);
-    mem_free(got);
-    mem_free(twice);
-    mem_free(one);
+    mem_free(v.magnitude);
+    mem_free(v.want);
+    mem_free(v.got);
+    mem_free(v.twice);
+    mem_free(v.one);
     return why ? text : NULL;
 }
 
@@ -323,7 +354,8 @@ static void check_op(struct sides *t, const struct check *c, const struct option
     fflush(stdout);
 }
 
-/* ---- speed ------------------------------------------------------------------------------------------------- */
+/* ---- speed
+ * ------------------------------------------------------------------------------------------------- */
 
 static double seconds(clockid_t clock)
 {
@@ -332,8 +364,8 @@ static double seconds(clockid_t clock)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* One line a case: the shortest of many calls, by the clock on the wall and in CPU time (all threads; next to a busy
- * neighbour only the latter says something, and only for one thread, as waiting threads spin). */
+/* One line a case: the shortest of many calls, by the clock on the wall and in CPU time (all threads; next to
+ * a busy neighbour only the latter says something, and only for one thread, as waiting threads spin). */
 static void bench_op(struct side *s, const struct check *c)
 {
     for (int i = 0; i < c->n_cases; i++) {
@@ -343,7 +375,8 @@ static void bench_op(struct side *s, const struct check *c)
         c->run(s, c->cases[i]);
         size_t mark = s->run.arena_used;
         double best = 1e30, least = 1e30, start = seconds(CLOCK_MONOTONIC);
-        for (int k = 0; k < 200 && (k < 3 || seconds(CLOCK_MONOTONIC) - start < 0.5) && !run_failed(&s->run); k++) {
+        for (int k = 0; k < 200 && (k < 3 || seconds(CLOCK_MONOTONIC) - start < 0.5) && !run_failed(&s->run);
+             k++) {
             s->run.flops = s->run.bytes = 0;
             s->replay = 0;
             double wall = seconds(CLOCK_MONOTONIC), cpu = seconds(CLOCK_PROCESS_CPUTIME_ID);
@@ -356,14 +389,16 @@ static void bench_op(struct side *s, const struct check *c)
         }
         s->replay = -1;
         printf("%-16s %9.3f ms %7.1f GFLOP/s %6.1f GB/s; cpu %9.3f ms %7.1f GFLOP/s  [", c->op, best * 1e3,
-               s->run.flops / best * 1e-9, s->run.bytes / best * 1e-9, least * 1e3, s->run.flops / least * 1e-9);
+               s->run.flops / best * 1e-9, s->run.bytes / best * 1e-9, least * 1e3,
+               s->run.flops / least * 1e-9);
         print_case(c->cases[i]);
         printf("]%s%s\n", run_failed(&s->run) ? " " : "", s->run.err.text);
         fflush(stdout);
     }
 }
 
-/* ---- main -------------------------------------------------------------------------------------------------- */
+/* ---- main
+ * -------------------------------------------------------------------------------------------------- */
 
 static int side_open(struct side *s, const char *kind, int n_threads, struct err *err)
 {

@@ -1,18 +1,20 @@
-/* checkop.h -- one op after the other: every table against cpu_ref, within bounds that come from the arithmetic.
+/* checkop.h -- one op after the other: every table against cpu_ref, within bounds that come from the
+ * arithmetic.
  *
- * An op is checked by a function that makes its inputs from a side and calls it. The function runs once on each side
- * (reference, cpu with two threads, cpu with one) with the same random numbers; in place ops return what they wrote.
+ * An op is checked by a function that makes its inputs from a side and calls it. The function runs once on
+ * each side (reference, cpu with two threads, cpu with one) with the same random numbers; in place ops return
+ * what they wrote.
  *
  *     static struct tensor rms_norm(struct side *s, const int64_t *d)
  *     {
- *         struct tensor x = side_input(s, 1, 2, SHAPE(d[0], d[1])), w = side_weight(s, DTYPE_F32, 1, 1, SHAPE(d[1]));
- *         return op_rms_norm(&s->run, x, w, 1e-6f);
+ *         struct tensor x = side_input(s, 1, 2, SHAPE(d[0], d[1])), w = side_weight(s, DTYPE_F32, 1, 1,
+ * SHAPE(d[1])); return op_rms_norm(&s->run, x, w, 1e-6f);
  *     }
  *
- * What is checked: each element within tol * 2^-24 * (|reference| + magnitude), where magnitude is what the op gives
- * for the absolute values of its inputs (op->magnitude; it is the sum that rounding errors are proportional to); NaN
- * nowhere; inputs unchanged; the bytes around inputs and the result unchanged; the same bits a second time and with one
- * thread.
+ * What is checked: each element within tol * 2^-24 * (|reference| + magnitude), where magnitude is what the
+ * op gives for the absolute values of its inputs (op->magnitude; it is the sum that rounding errors are
+ * proportional to); NaN nowhere; inputs unchanged; the bytes around inputs and the result unchanged; the same
+ * bits a second time and with one thread.
  */
 #ifndef TESTS_CHECKOP_CHECKOP_H
 #define TESTS_CHECKOP_CHECKOP_H
@@ -24,7 +26,12 @@
 #define SIDE_INPUTS 12
 #define CASE_NUMBERS 12
 
-enum data_kind { DATA_NORMAL, DATA_EQUAL, DATA_MIXED, DATA_COUNT }; /* seeded normal; all alike; huge beside tiny */
+enum data_kind {
+    DATA_NORMAL,
+    DATA_EQUAL,
+    DATA_MIXED,
+    DATA_COUNT
+}; /* seeded normal; all alike; huge beside tiny */
 
 struct side {
     struct run run;
@@ -48,7 +55,8 @@ struct tensor side_input(struct side *s, double deviation, int n_dims, const int
 /* The same, for what an op writes in place. */
 struct tensor side_inout(struct side *s, double deviation, int n_dims, const int64_t *shape);
 /* Outside the arena, as mapped weights are, in any float type. Always normal numbers. */
-struct tensor side_weight(struct side *s, enum dtype dtype, double deviation, int n_dims, const int64_t *shape);
+struct tensor side_weight(struct side *s, enum dtype dtype, double deviation, int n_dims,
+                          const int64_t *shape);
 /* i32 in [0, below). */
 struct tensor side_indices(struct side *s, int64_t n, int64_t below);
 /* u8, any values (mask: 0 or 1, the first of each row 1). */
@@ -63,16 +71,17 @@ struct check {
     check_fn *run;
     const int64_t (*cases)[CASE_NUMBERS];
     int n_cases;
-    int n_bench;     /* the last so many are too large to be compared: --bench only */
-    double tol;      /* in units of 2^-24; 0: bit for bit */
-    bool magnitude;  /* add the op's value for absolute inputs to the yardstick */
-    bool peak;       /* add the largest value of the result: for what is divided by a root mean square */
+    int n_bench;      /* the last so many are too large to be compared: --bench only */
+    double tol;       /* in units of 2^-24; 0: bit for bit */
+    bool magnitude;   /* add the op's value for absolute inputs to the yardstick */
+    bool peak;        /* add the largest value of the result: for what is divided by a root mean square */
     bool normal_only; /* the op's bound is for well-scaled inputs */
 };
 
 #define CHECK_CASES(list) .cases = (list), .n_cases = (int)(sizeof(list) / sizeof(list)[0])
 
 /* Lists end with op NULL. */
-extern const struct check check_linear[], check_norm[], check_attention[], check_conv[], check_elem[], check_move[];
+extern const struct check check_linear[], check_norm[], check_attention[], check_conv[], check_elem[],
+    check_move[];
 
 #endif

@@ -34,10 +34,13 @@ static struct tensor conv(struct side *s, const int64_t *d)
     bool flat = d[6] < 0; /* one row, one-dimensional kernel */
     int k = (int)(flat ? -d[6] : d[6]), wide = d[11] & 2 ? 3 : 0, pad = (int)d[8], stride = (int)d[7];
     int kt = (int)d[5], stride_t = d[1] == 8 && kt == 3 && stride == 2 ? 2 : 1;
-    struct conv c = {.stride = {stride_t, flat ? 1 : stride, stride}, .replicate = d[11] & 1, .groups = (int)d[9],
+    struct conv c = {.stride = {stride_t, flat ? 1 : stride, stride},
+                     .replicate = d[11] & 1,
+                     .groups = (int)d[9],
                      .act = side_act(s, d[10])};
     struct tensor x = side_input(s, 1, 4, SHAPE(d[0], d[1], d[2], d[3] + wide));
-    struct tensor w = side_weight(s, d[11] & 4 ? DTYPE_BF16 : DTYPE_F32, 0.1, 5, SHAPE(d[4], d[3] / d[9], kt, flat ? 1 : k, k));
+    struct tensor w = side_weight(s, d[11] & 4 ? DTYPE_BF16 : DTYPE_F32, 0.1, 5,
+                                  SHAPE(d[4], d[3] / d[9], kt, flat ? 1 : k, k));
     struct tensor b = d[11] & 8 ? TENSOR_NONE : side_weight(s, DTYPE_F32, 0.1, 1, SHAPE(d[4]));
     c.pad_before[0] = kt > 1 ? 2 : 0; /* causal */
     c.pad_before[1] = c.pad_after[1] = flat ? 0 : pad;

@@ -2,9 +2,11 @@
 
 /* rows, columns, what (an activation), padding of rows */
 static const int64_t cases[][CASE_NUMBERS] = {
-    {1, 1, ACT_SILU},        {3, 5, ACT_GELU_TANH}, {7, 129, ACT_GELU_ERF, 3}, {64, 1031, ACT_RELU},  {40, 96, ACT_QUICK_GELU, 16},
-    {130, 640, ACT_SIGMOID}, {1, 9001, ACT_NONE},   {33, 512, ACT_SILU, 512}, {100, 200, ACT_GELU_TANH}, {90, 90, ACT_GELU_ERF},
-    {2816, 2048, ACT_GELU_TANH}, {2816, 512, ACT_SILU, 512}, {1500, 1536, ACT_GELU_ERF},
+    {1, 1, ACT_SILU},           {3, 5, ACT_GELU_TANH},        {7, 129, ACT_GELU_ERF, 3},
+    {64, 1031, ACT_RELU},       {40, 96, ACT_QUICK_GELU, 16}, {130, 640, ACT_SIGMOID},
+    {1, 9001, ACT_NONE},        {33, 512, ACT_SILU, 512},     {100, 200, ACT_GELU_TANH},
+    {90, 90, ACT_GELU_ERF},     {2816, 2048, ACT_GELU_TANH},  {2816, 512, ACT_SILU, 512},
+    {1500, 1536, ACT_GELU_ERF},
 };
 #define CASES CHECK_CASES(cases), .n_bench = 3
 
@@ -101,7 +103,8 @@ static struct tensor randn(struct side *s, const int64_t *d)
 
 static struct tensor gauss(struct side *s, const int64_t *d)
 {
-    struct tensor mean = side_input(s, 1, 1, SHAPE(d[1])), logvar = side_weight(s, DTYPE_F32, 3, 1, SHAPE(d[1]));
+    struct tensor mean = side_input(s, 1, 1, SHAPE(d[1])),
+                  logvar = side_weight(s, DTYPE_F32, 3, 1, SHAPE(d[1]));
     struct tensor noise = input(s, d);
     mean.n_dims = logvar.n_dims = 2; /* broadcast over the rows */
     mean.shape[1] = logvar.shape[1] = d[1];
@@ -135,7 +138,8 @@ static const int64_t mel_cases[][CASE_NUMBERS] = {{320, 3}, {1600, 80}, {16000, 
 
 static struct tensor log_mel(struct side *s, const int64_t *d)
 {
-    struct tensor wave = side_input(s, 0.1, 1, SHAPE(d[0])), filters = side_weight(s, DTYPE_F32, 0.01, 2, SHAPE(d[1], 201));
+    struct tensor wave = side_input(s, 0.1, 1, SHAPE(d[0])),
+                  filters = side_weight(s, DTYPE_F32, 0.01, 2, SHAPE(d[1], 201));
     float *f = filters.data;
     for (int64_t i = 0; i < d[1] * 201; i++) { /* bands of bins, positive */
         int64_t bin = i % 201, mid = 2 + i / 201 * 2;

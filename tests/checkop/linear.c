@@ -49,8 +49,9 @@ static struct tensor linear(struct side *s, const int64_t *d)
 
 /* rows, k, n, gate, bias, padding of x rows */
 static const int64_t add_cases[][CASE_NUMBERS] = {
-    {1, 3, 2, 1, 1},       {5, 64, 65, 0, 1, 7},   {50, 70, 33, 1, 0},
-    {113, 260, 300, 1, 1}, {640, 512, 512, 1, 1, 128}, {2800, 2560, 512, 1, 1}, {2800, 512, 512, 1, 1},
+    {1, 3, 2, 1, 1},        {5, 64, 65, 0, 1, 7},       {50, 70, 33, 1, 0},
+    {113, 260, 300, 1, 1},  {640, 512, 512, 1, 1, 128}, {2800, 2560, 512, 1, 1},
+    {2800, 512, 512, 1, 1},
 };
 
 static struct tensor linear_add(struct side *s, const int64_t *d)
@@ -64,8 +65,9 @@ static struct tensor linear_add(struct side *s, const int64_t *d)
     return x;
 }
 
-/* A dot product of k terms in f32 with at least 8 partial sums: off by a few roundings of the sum of magnitudes, growing
- * like the root of its length; 10 holds for the longest here (2560) with room for the activation's own two. */
+/* A dot product of k terms in f32 with at least 8 partial sums: off by a few roundings of the sum of
+ * magnitudes, growing like the root of its length; 10 holds for the longest here (2560) with room for the
+ * activation's own two. */
 const struct check check_linear[] = {
     {"linear", linear, CHECK_CASES(linear_cases), .n_bench = 12, .tol = 10, .magnitude = true},
     {"linear_add", linear_add, CHECK_CASES(add_cases), .n_bench = 2, .tol = 10, .magnitude = true},

@@ -2,7 +2,7 @@
 
 /* rows, channels, weight 1 | bias 2 | bf16 4, padding of rows */
 static const int64_t row_cases[][CASE_NUMBERS] = {
-    {1, 1, 3},    {3, 7, 3},        {5, 129, 1, 3}, {2, 64, 0},     {64, 96, 7},
+    {1, 1, 3},     {3, 7, 3},          {5, 129, 1, 3}, {2, 64, 0},     {64, 96, 7},
     {70, 1024, 2}, {640, 512, 0, 512}, {2816, 512, 3}, {930, 4096, 3},
 };
 
@@ -25,13 +25,15 @@ static struct tensor layer_norm(struct side *s, const int64_t *d)
 
 static struct tensor layer_norm_mod(struct side *s, const int64_t *d)
 {
-    struct tensor x = row_input(s, d), shift = side_input(s, 1, 1, SHAPE(d[1])), scale = side_input(s, 0.3, 1, SHAPE(d[1]));
+    struct tensor x = row_input(s, d), shift = side_input(s, 1, 1, SHAPE(d[1])),
+                  scale = side_input(s, 0.3, 1, SHAPE(d[1]));
     return op_layer_norm_mod(&s->run, x, shift, scale, 1e-6f);
 }
 
 static struct tensor rms_norm(struct side *s, const int64_t *d)
 {
-    struct tensor x = row_input(s, d), w = side_weight(s, d[2] & 4 ? DTYPE_BF16 : DTYPE_F32, 1, 1, SHAPE(d[1]));
+    struct tensor x = row_input(s, d),
+                  w = side_weight(s, d[2] & 4 ? DTYPE_BF16 : DTYPE_F32, 1, 1, SHAPE(d[1]));
     return op_rms_norm(&s->run, x, w, 1e-5f);
 }
 
@@ -64,20 +66,22 @@ static const int64_t group_cases[][CASE_NUMBERS] = {
 static struct tensor group_norm(struct side *s, const int64_t *d)
 {
     struct tensor x = tensor_slice(side_input(s, 1, 4, SHAPE(d[0], d[1], d[2], d[3] + d[6])), 3, d[6], d[3]);
-    struct tensor w = side_weight(s, DTYPE_F32, 0.5, 1, SHAPE(d[3])), b = side_weight(s, DTYPE_F32, 0.5, 1, SHAPE(d[3]));
+    struct tensor w = side_weight(s, DTYPE_F32, 0.5, 1, SHAPE(d[3])),
+                  b = side_weight(s, DTYPE_F32, 0.5, 1, SHAPE(d[3]));
     return op_group_norm(&s->run, x, w, b, (int)d[4], 1e-6f, side_act(s, d[5]));
 }
 
 /* tokens, heads, head width, rows turned, weight, packed qkv */
 static const int64_t rope_cases[][CASE_NUMBERS] = {
-    {1, 1, 2, 1, 1}, {5, 3, 6, 3, 0}, {33, 2, 32, 33, 1, 1}, {40, 4, 64, 20, 1, 1}, {17, 3, 128, 17, 1}, {9, 2, 40, 0, 1},
-    {2816, 8, 64, 2624, 1, 1},
+    {1, 1, 2, 1, 1},     {5, 3, 6, 3, 0},  {33, 2, 32, 33, 1, 1},     {40, 4, 64, 20, 1, 1},
+    {17, 3, 128, 17, 1}, {9, 2, 40, 0, 1}, {2816, 8, 64, 2624, 1, 1},
 };
 
 static struct tensor norm_rope(struct side *s, const int64_t *d)
 {
     struct tensor x = side_inout(s, 1, 3, SHAPE(d[0], d[1] * (d[5] ? 3 : 1), d[2]));
-    struct tensor w = d[4] ? side_weight(s, DTYPE_F32, 1, 1, SHAPE(d[2])) : TENSOR_NONE, cos = TENSOR_NONE, sin = TENSOR_NONE;
+    struct tensor w = d[4] ? side_weight(s, DTYPE_F32, 1, 1, SHAPE(d[2])) : TENSOR_NONE, cos = TENSOR_NONE,
+                  sin = TENSOR_NONE;
     x = tensor_slice(x, 1, 0, d[1]);
     if (d[3] > 0) {
         cos = side_input(s, 0.5, 2, SHAPE(d[3], d[2] / 2));
@@ -96,7 +100,8 @@ static struct tensor rope_halves(struct side *s, const int64_t *d)
 }
 
 /* frames, h, w, three widths, first frame */
-static const int64_t table_cases[][CASE_NUMBERS] = {{1, 1, 1, 2, 2, 2}, {3, 5, 7, 4, 14, 14, 2}, {2, 3, 4, 0, 6, 8}, {41, 8, 8, 8, 28, 28}};
+static const int64_t table_cases[][CASE_NUMBERS] = {
+    {1, 1, 1, 2, 2, 2}, {3, 5, 7, 4, 14, 14, 2}, {2, 3, 4, 0, 6, 8}, {41, 8, 8, 8, 28, 28}};
 
 static struct tensor rope_table(struct side *s, const int64_t *d)
 {
