@@ -62,8 +62,8 @@ int avatar_face_find(struct avatar_face_choice *ret, struct face_finder *finder,
     }
     if (q->face_required || q->face == AVATAR_FACE_INDEX)
         return err_set(err, ERR_INVALID,
-                       "image: %d face%s found, face %d is asked for (0 is the largest): give a box, "
-                       "or let the whole picture move",
+                       "face: %d face%s found in the image, face %d is asked for (0 is the largest): give a "
+                       "box x,y,w,h, or auto",
                        list.n, list.n == 1 ? " was" : "s were", index);
     avatar_input_warn(hooks, "image: no face was found, the sound may move the whole picture");
     return 0;

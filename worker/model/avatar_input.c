@@ -47,7 +47,7 @@ int avatar_input_frames(int64_t n_samples, double fps, int64_t asked, struct ava
                        (long long)n_samples, AVATAR_INPUT_FRAME);
     if (asked < 0 || asked > WINDOW_MAX_FRAMES)
         return err_set(err, ERR_INVALID,
-                       "n_frames: %lld given, 1 to %d (or 0: as long as the sound) are allowed",
+                       "num_frames: %lld is not allowed; 1 to %d is, or none: as long as the sound",
                        (long long)asked, WINDOW_MAX_FRAMES);
     f.sound = longer ? at_12 : at_25;
     f.model = asked > 0 ? asked : f.sound;
@@ -55,7 +55,7 @@ int avatar_input_frames(int64_t n_samples, double fps, int64_t asked, struct ava
     if (f.model > WINDOW_MAX_FRAMES)
         return err_set(err, ERR_INVALID,
                        "audio: %.1f s are longer than the %d frames that are allowed: cut the sound or "
-                       "set n_frames",
+                       "set num_frames",
                        (double)n_samples / AVATAR_INPUT_RATE, WINDOW_MAX_FRAMES);
     *ret = f;
     return 0;
@@ -69,15 +69,15 @@ static int avatar_input_check_size(const struct avatar_request *q, struct err *e
         return err_set(err, ERR_INVALID, "image: no picture");
     if (q->width == 0 && q->height == 0) {
         if (q->size < AVATAR_INPUT_MIN_SIDE || q->size > AVATAR_INPUT_MAX_SIDE)
-            return err_set(err, ERR_INVALID, "size: %d given, %d to %d are allowed", q->size,
+            return err_set(err, ERR_INVALID, "size: %d is not allowed; %d to %d is", q->size,
                            AVATAR_INPUT_MIN_SIDE, AVATAR_INPUT_MAX_SIDE);
         return 0;
     }
     if (q->width < AVATAR_INPUT_MIN_SIDE || q->width > AVATAR_INPUT_MAX_SIDE || q->width % 16 != 0 ||
         q->height < AVATAR_INPUT_MIN_SIDE || q->height > AVATAR_INPUT_MAX_SIDE || q->height % 16 != 0)
         return err_set(err, ERR_INVALID,
-                       "width, height: %d x %d given, multiples of 16 from %d to %d are allowed", q->width,
-                       q->height, AVATAR_INPUT_MIN_SIDE, AVATAR_INPUT_MAX_SIDE);
+                       "size: %dx%d is not allowed; multiples of 16 from %d to %d are", q->width, q->height,
+                       AVATAR_INPUT_MIN_SIDE, AVATAR_INPUT_MAX_SIDE);
     return 0;
 }
 
@@ -86,11 +86,13 @@ static int avatar_input_check_face(const struct avatar_request *q, struct err *e
     if (q->face == AVATAR_FACE_BOX) {
         for (int i = 0; i < 4; i++)
             if (!isfinite(q->box[i]) || fabs(q->box[i]) > 1e6 || (i >= 2 && q->box[i] <= 0))
-                return err_set(err, ERR_INVALID, "box: x, y, w, h in pixels, w and h above 0, expected");
+                return err_set(err, ERR_INVALID, "face: a box is x,y,w,h in pixels of the image, w and h above 0");
         if (q->box[0] >= q->image.width || q->box[1] >= q->image.height || q->box[0] + q->box[2] <= 0 ||
             q->box[1] + q->box[3] <= 0)
-            return err_set(err, ERR_INVALID, "box: it lies outside the picture of %d x %d", q->image.width,
-                           q->image.height);
+            return err_set(err, ERR_INVALID,
+                           "face: the box %g,%g,%g,%g lies outside the picture of %d x %d pixels: x,y is its "
+                           "upper left corner, w,h its size",
+                           q->box[0], q->box[1], q->box[2], q->box[3], q->image.width, q->image.height);
     }
     if (q->face == AVATAR_FACE_INDEX && q->face_index < 0)
         return err_set(err, ERR_INVALID, "face_index: %d given, 0 (the largest face) or more is allowed",
