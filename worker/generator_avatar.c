@@ -195,7 +195,7 @@ static double eta(const struct work *w, enum avatar_stage stage, int done, int t
         left += (1 - f) * flops;
     }
     double rate = w->state->flops_per_s;
-    if (before > 0.1 * (before + left) && elapsed > 0)
+    if (before > 0.03 * (before + left) && elapsed > 0)
         rate = before / elapsed;
     return rate > 0 ? left / rate : -1;
 }
