@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "common/blob.h"
@@ -251,6 +252,13 @@ static json_t *result_of(const struct pipeline *p, const char *hex, int64_t byte
                      (double)p->n_frames / p->fps, "seed", (json_int_t)p->seed, "warnings", p->warnings);
 }
 
+/* Of this process since its start: jobs before this one count too. */
+static json_int_t peak_rss(void)
+{
+    struct rusage u;
+    return getrusage(RUSAGE_SELF, &u) == 0 ? (json_int_t)u.ru_maxrss * 1024 : 0;
+}
+
 static int publish_report(struct pipeline *p, const char *worker, json_t *result, struct err *err)
 {
     char path[BLOB_PATH];
@@ -262,6 +270,7 @@ static int publish_report(struct pipeline *p, const char *worker, json_t *result
     pipeline_note(p, "generator", json_string(p->job->generator));
     pipeline_note(p, "params", json_incref(p->job->params));
     pipeline_note(p, "stage_seconds", json_incref(p->seconds));
+    pipeline_note(p, "peak_rss_bytes", json_integer(peak_rss()));
     pipeline_note(p, "version", json_string(version_text()));
     pipeline_note(p, "build", json_string(version_build()));
     pipeline_note(p, "device", json_string(p->env->device->name));

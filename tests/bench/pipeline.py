@@ -79,10 +79,10 @@ def run_troupe(build, ckpts, noise_file, work, o, precision, dump=None):
     p = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     if p.returncode:
         sys.exit("troupe run failed: " + p.stdout)
-    result = json.loads(p.stdout)["result"]
-    t = result["seconds"]
+    report = json.loads(p.stdout)["report"]
+    t = report["stage_seconds"]
     return {s: t[s] for s in STAGES} | {"load": t.get("load", 0), "wall": time.perf_counter() - before,
-                                       "rss": result["peak_rss_bytes"]}
+                                       "rss": report["peak_rss_bytes"]}
 
 
 def psnr(python, work, dump):
