@@ -3,7 +3,7 @@
 #include <math.h>
 #include <stddef.h>
 
-static double area_of(int size)
+double size_area(int size)
 {
     static const int row[][2] = {{704, 1216}, {512, 768}, {384, 576}, {256, 384}};
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
@@ -19,7 +19,7 @@ void size_rule(int width, int height, int size, int *ret_w, int *ret_h)
     double w = width, h = height;
     double s = size / fmin(w, h);
     double nw = rint(w * s / 64) * 64, nh = rint(h * s / 64) * 64;
-    double area = area_of(size);
+    double area = size_area(size);
     if (nw * nh > area) {
         s = sqrt(area / w / h);
         nw = rint(w * s / 64) * 64;

@@ -73,15 +73,23 @@ int avatar_component(const struct avatar *a, int i, const char **ret_name, const
     return 0;
 }
 
+/* A side that rounds to 0 becomes 64; the other one then keeps the area within its bound. */
 int avatar_size(int width, int height, int size, int *ret_w, int *ret_h)
 {
-    int w, h;
+    const int least = AVATAR_INPUT_MIN_SIDE;
+    int w, h, most;
 
     if (width < 1 || height < 1 || size < 1)
         return ERR_INVALID;
     size_rule(width, height, size, &w, &h);
-    *ret_w = w < AVATAR_INPUT_MIN_SIDE ? AVATAR_INPUT_MIN_SIDE : w;
-    *ret_h = h < AVATAR_INPUT_MIN_SIDE ? AVATAR_INPUT_MIN_SIDE : h;
+    if (w < least || h < least) {
+        most = (int)(size_area(size) / (least * least)) * least;
+        most = most < least ? least : most > AVATAR_INPUT_MAX_SIDE ? AVATAR_INPUT_MAX_SIDE : most;
+        w = w < least ? least : w > most ? most : w;
+        h = h < least ? least : h > most ? most : h;
+    }
+    *ret_w = w;
+    *ret_h = h;
     return 0;
 }
 

@@ -75,9 +75,8 @@ static int avatar_input_check_size(const struct avatar_request *q, struct err *e
     }
     if (q->width < AVATAR_INPUT_MIN_SIDE || q->width > AVATAR_INPUT_MAX_SIDE || q->width % 16 != 0 ||
         q->height < AVATAR_INPUT_MIN_SIDE || q->height > AVATAR_INPUT_MAX_SIDE || q->height % 16 != 0)
-        return err_set(err, ERR_INVALID,
-                       "size: %dx%d is not allowed; multiples of 16 from %d to %d are", q->width, q->height,
-                       AVATAR_INPUT_MIN_SIDE, AVATAR_INPUT_MAX_SIDE);
+        return err_set(err, ERR_INVALID, "size: %dx%d is not allowed; multiples of 16 from %d to %d are",
+                       q->width, q->height, AVATAR_INPUT_MIN_SIDE, AVATAR_INPUT_MAX_SIDE);
     return 0;
 }
 
@@ -86,7 +85,8 @@ static int avatar_input_check_face(const struct avatar_request *q, struct err *e
     if (q->face == AVATAR_FACE_BOX) {
         for (int i = 0; i < 4; i++)
             if (!isfinite(q->box[i]) || fabs(q->box[i]) > 1e6 || (i >= 2 && q->box[i] <= 0))
-                return err_set(err, ERR_INVALID, "face: a box is x,y,w,h in pixels of the image, w and h above 0");
+                return err_set(err, ERR_INVALID,
+                               "face: a box is x,y,w,h in pixels of the image, w and h above 0");
         if (q->box[0] >= q->image.width || q->box[1] >= q->image.height || q->box[0] + q->box[2] <= 0 ||
             q->box[1] + q->box[3] <= 0)
             return err_set(err, ERR_INVALID,
@@ -119,25 +119,25 @@ static int avatar_input_check(const struct avatar_request *q, struct err *err)
 
 /* ---- picture ---- */
 
-static void avatar_input_sides(struct avatar_input *in, const struct avatar_hooks *hooks)
+static int avatar_input_sides(struct avatar_input *in, const struct avatar_hooks *hooks, struct err *err)
 {
     const struct avatar_request *q = in->q;
+    int w, h;
 
-    if (q->width > 0) {
-        in->width = q->width;
-        in->height = q->height;
-        return;
-    }
-    size_rule(q->image.width, q->image.height, q->size, &in->width, &in->height);
-    if (in->width < 64 || in->height < 64) {
-        in->width = in->width < 64 ? 64 : in->width;
-        in->height = in->height < 64 ? 64 : in->height;
-        avatar_input_warn(
-            hooks,
-            "image: %d x %d is so long that a side rounds to 0: the video is %d x %d and the picture "
-            "is squeezed",
-            q->image.width, q->image.height, in->width, in->height);
-    }
+    in->width = q->width;
+    in->height = q->height;
+    if (q->width > 0)
+        return 0;
+    if (avatar_size(q->image.width, q->image.height, q->size, &in->width, &in->height) < 0)
+        return err_set(err, ERR_INVALID, "size: no video size for a picture of %d x %d", q->image.width,
+                       q->image.height);
+    size_rule(q->image.width, q->image.height, q->size, &w, &h);
+    if (w != in->width || h != in->height)
+        avatar_input_warn(hooks,
+                          "image: %d x %d is so long that a side rounds to 0: the video is %d x %d and the "
+                          "picture is squeezed",
+                          q->image.width, q->image.height, in->width, in->height);
+    return 0;
 }
 
 static int avatar_input_picture(struct avatar_input *in, struct err *err)
@@ -178,8 +178,8 @@ int avatar_input_open(struct avatar_input *in, const struct avatar_request *q,
     s.n_frames = in->frames.model;
     if ((rc = sampler_plan_init(&in->plan, &s, err)) < 0)
         return rc;
-    avatar_input_sides(in, hooks);
-    if ((rc = avatar_input_picture(in, err)) < 0 || (rc = avatar_input_prompt(in, err)) < 0)
+    if ((rc = avatar_input_sides(in, hooks, err)) < 0 || (rc = avatar_input_picture(in, err)) < 0 ||
+        (rc = avatar_input_prompt(in, err)) < 0)
         avatar_input_done(in);
     return rc;
 }
