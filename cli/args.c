@@ -9,7 +9,9 @@
 
 static const struct {
     const char *word, *field;
-} shorts[] = {{"steps", "num_inference_steps"}, {"guidance", "guidance_scale"}, {"shift", "flow_shift"},
+} shorts[] = {{"steps", "num_inference_steps"},
+              {"guidance", "guidance_scale"},
+              {"shift", "flow_shift"},
               {"frames", "num_frames"}};
 
 /* "--num-inference-steps=4": the name with underscores into name, the value behind '=' or NULL. */
@@ -43,8 +45,8 @@ static bool same(const char *option, const char *name)
 }
 
 /* 1: taken, 0: not ours. */
-static int own_option(const struct arg *own, const char *name, const char *given, int argc, char **argv, int *i,
-                      struct err *err)
+static int own_option(const struct arg *own, const char *name, const char *given, int argc, char **argv,
+                      int *i, struct err *err)
 {
     for (const struct arg *a = own; a && a->name; a++) {
         if (!same(a->name, name))
@@ -77,7 +79,9 @@ static int request_option(const char *name, const char *given, int argc, char **
     if (!v)
         return err_set(err, ERR_INVALID, "--%s needs a value", name);
     if (f->type == SCHEMA_MEDIA)
-        return json_object_set_new(into, name, json_string(v)) == 0 ? 1 : err_set(err, ERR_INVALID, "%s: not UTF-8", name);
+        return json_object_set_new(into, name, json_string(v)) == 0
+                   ? 1
+                   : err_set(err, ERR_INVALID, "%s: not UTF-8", name);
     int rc = schema_text(s, name, v, strlen(v), into, err);
     return rc < 0 ? rc : 1;
 }
@@ -119,8 +123,8 @@ static int option(struct cli *c, int argc, char **argv, int *i, const struct arg
     return rc < 0 ? rc : 0;
 }
 
-int args_read(struct cli *c, int argc, char **argv, const struct arg *own, bool request, int n_words, struct args_rest *ret,
-              struct err *err)
+int args_read(struct cli *c, int argc, char **argv, const struct arg *own, bool request, int n_words,
+              struct args_rest *ret, struct err *err)
 {
     struct args_rest r = {.fields = request ? json_object() : NULL};
     int rc = 0;
@@ -149,7 +153,8 @@ void args_done(struct args_rest *r)
     r->fields = NULL;
 }
 
-void args_help(const struct cli *c, const char *words, const char *summary, const struct arg *own, bool request)
+void args_help(const struct cli *c, const char *words, const char *summary, const struct arg *own,
+               bool request)
 {
     struct buf b;
     buf_init(&b, 256 * 1024);

@@ -65,5 +65,6 @@ void bar_end(struct bar *b, const char *word)
 {
     if (b->off)
         return;
-    fprintf(stderr, "%s%s after %.1f s\n", b->terminal ? "\r\033[K" : "", word, (double)(now_ms() - b->start_ms) / 1000);
+    fprintf(stderr, "%s%s after %.1f s\n", b->terminal ? "\r\033[K" : "", word,
+            (double)(now_ms() - b->start_ms) / 1000);
 }

@@ -1,5 +1,6 @@
-/* bar.h -- one line on stderr that says where a job is: "denoise 4/10 [######------] 62 %  ETA 3 s". On a terminal the line
- * is redrawn in place; elsewhere a line is written when the stage changes, and every tenth of a stage. */
+/* bar.h -- one line on stderr that says where a job is: "denoise 4/10 [######------] 62 %  ETA 3 s". On a
+ * terminal the line is redrawn in place; elsewhere a line is written when the stage changes, and every tenth
+ * of a stage. */
 #ifndef CLI_BAR_H
 #define CLI_BAR_H
 
@@ -8,7 +9,7 @@
 
 struct bar {
     bool terminal, off;
-    char last[64];   /* stage and tenth that were written last */
+    char last[64]; /* stage and tenth that were written last */
     int64_t start_ms;
 };
 

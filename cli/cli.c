@@ -26,7 +26,8 @@ int cli_fail(const struct cli *c, const struct err *err)
 {
     fprintf(stderr, "troupe%s%s: %s\n", c->name ? " " : "", c->name ? c->name : "", err->text);
     if (c->json)
-        cli_print_json(json_pack("{s:{s:s, s:s}}", "error", "code", err_name(err->code), "detail", err->text));
+        cli_print_json(
+            json_pack("{s:{s:s, s:s}}", "error", "code", err_name(err->code), "detail", err->text));
     return err->code == ERR_INVALID ? CLI_USAGE : CLI_FAILED;
 }
 

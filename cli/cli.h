@@ -1,8 +1,9 @@
 /* cli.h -- what every sub-command of `troupe` gets, and the table that main.c walks.
  *
- * A sub-command takes the words behind its name, reads them with args.h, prints its answer on stdout (one JSON value with
- * --json, text for people otherwise), everything else on stderr, and returns the process' exit code: 0, 1 (the thing asked
- * for failed), 2 (the words were wrong).
+ * A sub-command takes the words behind its name, reads them with args.h, prints its answer on stdout (one
+ * JSON value with
+ * --json, text for people otherwise), everything else on stderr, and returns the process' exit code: 0, 1
+ * (the thing asked for failed), 2 (the words were wrong).
  */
 #ifndef CLI_CLI_H
 #define CLI_CLI_H
@@ -16,17 +17,18 @@
 enum { CLI_OK, CLI_FAILED, CLI_USAGE };
 
 struct cli {
-    struct conf conf;   /* environment and --config are in; a command's flags go on top */
-    bool json;          /* --json */
-    char server[256];   /* http://127.0.0.1:8000: --server, TROUPE_SERVER */
-    const char *name;   /* of the sub-command, for messages */
+    struct conf conf; /* environment and --config are in; a command's flags go on top */
+    bool json;        /* --json */
+    char server[256]; /* http://127.0.0.1:8000: --server, TROUPE_SERVER */
+    const char *name; /* of the sub-command, for messages */
 };
 
 /* Set by SIGINT and SIGTERM (cli_catch_signals): every loop looks at it. */
 extern volatile sig_atomic_t cli_stopped;
 void cli_catch_signals(void);
 
-/* Prints "troupe NAME: sentence" and returns code (CLI_USAGE for ERR_INVALID given by hand, else CLI_FAILED). With --json
+/* Prints "troupe NAME: sentence" and returns code (CLI_USAGE for ERR_INVALID given by hand, else CLI_FAILED).
+ * With --json
  * {"error": {...}} on stdout. */
 int cli_fail(const struct cli *c, const struct err *err);
 /* Prints the value as one line of JSON on stdout and drops the reference. */
@@ -41,7 +43,7 @@ struct command {
     command_fn *run;
 };
 
-command_fn up_command, run_command, submit_command, watch_command, jobs_command, jobs_cancel, delegate_plan, doctor_command,
-    delegate_bench;
+command_fn up_command, run_command, submit_command, watch_command, jobs_command, jobs_cancel, delegate_plan,
+    doctor_command, delegate_bench;
 
 #endif

@@ -29,9 +29,9 @@ struct child {
     char *argv[MAX_WORDS]; /* owned texts */
     int argc;
     char log[1100];
-    pid_t pid;         /* 0: not running */
+    pid_t pid; /* 0: not running */
     int restarts;
-    int64_t again_ms;  /* when to start it again */
+    int64_t again_ms; /* when to start it again */
 };
 
 struct cluster {
@@ -59,7 +59,8 @@ static void sleep_ms(int ms)
     nanosleep(&(struct timespec){ms / 1000, (long)(ms % 1000) * 1000000}, NULL);
 }
 
-/* ---- programs and folders --------------------------------------------------------------------------------------------- */
+/* ---- programs and folders
+ * --------------------------------------------------------------------------------------------- */
 
 /* Beside this program (installed), in the sibling folders of a build tree, or on the PATH. */
 int cluster_find(const char *name, const char *package, char *ret, size_t size, struct err *err)
@@ -70,7 +71,8 @@ int cluster_find(const char *name, const char *package, char *ret, size_t size, 
     self[n > 0 ? n : 0] = 0;
     char *slash = strrchr(self, '/');
     for (size_t i = 0; slash && i < sizeof beside / sizeof *beside; i++) {
-        if (str_format(ret, size, "%.*s/%s%s", (int)(slash - self), self, beside[i], name) == 0 && access(ret, X_OK) == 0)
+        if (str_format(ret, size, "%.*s/%s%s", (int)(slash - self), self, beside[i], name) == 0 &&
+            access(ret, X_OK) == 0)
             return 0;
     }
     const char *path = getenv("PATH");
@@ -87,8 +89,8 @@ static int make_dir(const char *path, struct err *err)
 {
     if (mkdir(path, 0755) == 0 || errno == EEXIST)
         return 0;
-    return err_set(err, errno == ENOSPC ? ERR_NOSPACE : ERR_IO, "%s cannot be made: %s: name another folder with --volume",
-                   path, strerror(errno));
+    return err_set(err, errno == ENOSPC ? ERR_NOSPACE : ERR_IO,
+                   "%s cannot be made: %s: name another folder with --volume", path, strerror(errno));
 }
 
 static int make_dirs(struct cluster *k, const char *volume, struct err *err)
@@ -113,7 +115,8 @@ static int make_dirs(struct cluster *k, const char *volume, struct err *err)
     return 0;
 }
 
-/* ---- environment of the children ------------------------------------------------------------------------------------- */
+/* ---- environment of the children
+ * ------------------------------------------------------------------------------------- */
 
 static void add_env(void *arg, const char *name, const char *value)
 {
@@ -134,9 +137,19 @@ static void add_env(void *arg, const char *name, const char *value)
 
 static void make_env(struct cluster *k, struct cli *c)
 {
-    static const char *const keep[] = {"PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "OMP_NUM_THREADS",
-                                       "OMP_WAIT_POLICY", "ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS",
-                                       "CUDA_VISIBLE_DEVICES", "TROUPE_CUDA_MODULE"};
+    static const char *const keep[] = {"PATH",
+                                       "HOME",
+                                       "LANG",
+                                       "LC_ALL",
+                                       "TZ",
+                                       "LD_LIBRARY_PATH",
+                                       "OMP_NUM_THREADS",
+                                       "OMP_WAIT_POLICY",
+                                       "ASAN_OPTIONS",
+                                       "UBSAN_OPTIONS",
+                                       "LSAN_OPTIONS",
+                                       "CUDA_VISIBLE_DEVICES",
+                                       "TROUPE_CUDA_MODULE"};
     char redis[128];
     for (size_t i = 0; i < sizeof keep / sizeof *keep; i++) {
         const char *v = getenv(keep[i]);
@@ -157,7 +170,9 @@ static void make_env(struct cluster *k, struct cli *c)
     add_env(k, "TROUPE_VOLUME", k->volume);
 }
 
-/* ---- children --------------------------------------------------------------------------------------------------------- */
+/* ---- children
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
 static void child_word(struct child *ch, const char *word)
 {
@@ -241,7 +256,8 @@ static void *watch(void *arg)
     return NULL;
 }
 
-/* ---- readiness -------------------------------------------------------------------------------------------------------- */
+/* ---- readiness
+ * -------------------------------------------------------------------------------------------------------- */
 
 static bool redis_answers(const struct cluster *k)
 {
@@ -297,7 +313,8 @@ static int wait_for(struct cluster *k, struct child *ch, bool (*ready)(struct cl
         }
         sleep_ms(2);
     }
-    return err_set(err, cli_stopped ? ERR_CANCEL : ERR_TIMEOUT, "%s did not come up in 20 s: see %s", ch->title, ch->log);
+    return err_set(err, cli_stopped ? ERR_CANCEL : ERR_TIMEOUT, "%s did not come up in 20 s: see %s",
+                   ch->title, ch->log);
 }
 
 static bool redis_ready(struct cluster *k)
@@ -305,7 +322,8 @@ static bool redis_ready(struct cluster *k)
     return redis_answers(k);
 }
 
-/* ---- start and stop --------------------------------------------------------------------------------------------------- */
+/* ---- start and stop
+ * --------------------------------------------------------------------------------------------------- */
 
 static int start_redis(struct cluster *k, struct err *err)
 {
@@ -314,9 +332,24 @@ static int start_redis(struct cluster *k, struct err *err)
     if (rc < 0)
         return rc;
     struct child *ch = child_new(k, "redis", program);
-    const char *const words[] = {"--port", "0", "--unixsocket", k->socket, "--unixsocketperm", "700", "--save", "",
-                                 "--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction",
-                                 "--daemonize", "no", "--dir", dir};
+    const char *const words[] = {"--port",
+                                 "0",
+                                 "--unixsocket",
+                                 k->socket,
+                                 "--unixsocketperm",
+                                 "700",
+                                 "--save",
+                                 "",
+                                 "--appendonly",
+                                 "yes",
+                                 "--appendfsync",
+                                 "everysec",
+                                 "--maxmemory-policy",
+                                 "noeviction",
+                                 "--daemonize",
+                                 "no",
+                                 "--dir",
+                                 dir};
     str_path(dir, sizeof dir, k->volume, "redis");
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         child_word(ch, words[i]);

@@ -1,4 +1,5 @@
-/* plan, bench: what only the worker can answer. The CLI knows no network, so it becomes troupe-worker with the same words. */
+/* plan, bench: what only the worker can answer. The CLI knows no network, so it becomes troupe-worker with
+ * the same words. */
 #include <errno.h>
 #include <stdint.h>
 #include <string.h>
@@ -21,7 +22,7 @@ static int become_worker(struct cli *c, const char *what, int argc, char **argv)
     for (int i = 0; i < argc && n < WORDS_MAX; i++)
         words[n++] = argv[i];
     if (c->json)
-        words[n++] = (char *)(uintptr_t)"--json";
+        words[n++] = (char *)(uintptr_t) "--json";
     execv(program, words);
     err_set(&err, ERR_IO, "%s: %s", program, strerror(errno));
     return cli_fail(c, &err);

@@ -31,9 +31,9 @@ static void look_program(struct finding *f, const char *name, const char *packag
 
 static void look_ckpts(struct finding *f, const struct cli *c)
 {
-    static const char *const parts[] = {"hunyuan-video-t2v-720p/transformers", "hunyuan-video-t2v-720p/vae/config.json",
-                                        "llava_llama_image/config.json", "text_encoder_2/config.json",
-                                        "whisper-tiny/config.json"};
+    static const char *const parts[] = {
+        "hunyuan-video-t2v-720p/transformers", "hunyuan-video-t2v-720p/vae/config.json",
+        "llava_llama_image/config.json", "text_encoder_2/config.json", "whisper-tiny/config.json"};
     char path[1200], text[1400];
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         if (str_path(path, sizeof path, c->conf.ckpts, parts[i]) == 0 && access(path, R_OK) == 0)
@@ -50,8 +50,8 @@ static void look_volume(struct finding *f, const struct cli *c)
     struct statvfs s;
     char text[700], size[32];
     if (statvfs(c->conf.volume, &s) != 0) {
-        str_format(text, sizeof text, "%s: %s: it is made by `troupe up`, or name another with --volume", c->conf.volume,
-                   strerror(errno));
+        str_format(text, sizeof text, "%s: %s: it is made by `troupe up`, or name another with --volume",
+                   c->conf.volume, strerror(errno));
         note(f, "volume", errno == ENOENT, text);
         return;
     }

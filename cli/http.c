@@ -47,7 +47,8 @@ static int call_open(struct call *h, const struct cli *c, const char *path, stru
     if (!h->curl || str_format(h->url, sizeof h->url, "%s%s", c->server, path) < 0)
         return err_set(err, ERR_NOMEM, "no memory for a request");
     if (c->conf.api_key[0]) {
-        str_format(line, sizeof line, "Authorization: Bearer %.*s", (int)strcspn(c->conf.api_key, ","), c->conf.api_key);
+        str_format(line, sizeof line, "Authorization: Bearer %.*s", (int)strcspn(c->conf.api_key, ","),
+                   c->conf.api_key);
         h->headers = curl_slist_append(h->headers, line);
     }
     curl_easy_setopt(h->curl, CURLOPT_URL, h->url);
@@ -62,9 +63,11 @@ static int no_answer(const struct call *h, const struct cli *c, CURLcode e, stru
 {
     (void)h;
     if (e == CURLE_COULDNT_CONNECT || e == CURLE_COULDNT_RESOLVE_HOST)
-        return err_set(err, ERR_IO, "no dispatcher answers at %s: start one with `troupe up`, or name it with --server",
+        return err_set(err, ERR_IO,
+                       "no dispatcher answers at %s: start one with `troupe up`, or name it with --server",
                        c->server);
-    return err_set(err, e == CURLE_OPERATION_TIMEDOUT ? ERR_TIMEOUT : ERR_IO, "%s: %s", c->server, curl_easy_strerror(e));
+    return err_set(err, e == CURLE_OPERATION_TIMEDOUT ? ERR_TIMEOUT : ERR_IO, "%s: %s", c->server,
+                   curl_easy_strerror(e));
 }
 
 /* The server's own sentence, or the status. */
@@ -76,9 +79,13 @@ static int refused(const struct call *h, long status, struct err *err)
         detail = json_string_value(json_object_get(v, "detail"));
         title = json_string_value(json_object_get(v, "title"));
     }
-    int code = status == 404 ? ERR_NOTFOUND : status == 401 ? ERR_AUTH : status == 409 ? ERR_CONFLICT
-             : status == 413 ? ERR_TOOBIG : status == 422 || status == 400 ? ERR_INVALID
-             : status == 429 ? ERR_LIMIT : ERR_IO;
+    int code = status == 404                    ? ERR_NOTFOUND
+               : status == 401                  ? ERR_AUTH
+               : status == 409                  ? ERR_CONFLICT
+               : status == 413                  ? ERR_TOOBIG
+               : status == 422 || status == 400 ? ERR_INVALID
+               : status == 429                  ? ERR_LIMIT
+                                                : ERR_IO;
     if (detail || title)
         err_set(err, code, "%s", detail ? detail : title);
     else
@@ -114,8 +121,8 @@ static int answer_json(struct call *h, json_t **ret, struct err *err)
     return h->answer.len ? json_parse(h->answer.data, h->answer.len, 32, ret, err) : 0;
 }
 
-int http_json(const struct cli *c, const char *method, const char *path, const json_t *body, long timeout_s, json_t **ret,
-              struct err *err)
+int http_json(const struct cli *c, const char *method, const char *path, const json_t *body, long timeout_s,
+              json_t **ret, struct err *err)
 {
     struct call h;
     char *text = NULL;
@@ -231,7 +238,8 @@ int http_download(const struct cli *c, const char *path, const char *file, struc
     return rc;
 }
 
-/* ---- server-sent events (WHATWG HTML, section "Server-sent events") --------------------------------------------------- */
+/* ---- server-sent events (WHATWG HTML, section "Server-sent events")
+ * --------------------------------------------------- */
 
 struct stream {
     int (*fn)(void *arg, const char *event, const char *id, const char *data);
@@ -300,7 +308,8 @@ static int on_idle(void *arg, curl_off_t a, curl_off_t b, curl_off_t c, curl_off
 }
 
 int http_events(const struct cli *c, const char *path, const char *last_id,
-                int (*fn)(void *arg, const char *event, const char *id, const char *data), void *arg, struct err *err)
+                int (*fn)(void *arg, const char *event, const char *id, const char *data), void *arg,
+                struct err *err)
 {
     struct call h;
     struct stream s = {.fn = fn, .arg = arg, .call = &h};

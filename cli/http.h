@@ -1,7 +1,7 @@
 /* http.h -- the CLI's calls to a dispatcher, over libcurl. Blocking, each with a deadline.
  *
- * An answer of 400 and above becomes an error with the server's own sentence (RFC 9457's "detail"); a server that is not
- * there becomes ERR_IO with the address and the way out.
+ * An answer of 400 and above becomes an error with the server's own sentence (RFC 9457's "detail"); a server
+ * that is not there becomes ERR_IO with the address and the way out.
  */
 #ifndef CLI_HTTP_H
 #define CLI_HTTP_H
@@ -16,16 +16,18 @@ struct http_part {
 };
 
 /* JSON in (may be NULL), JSON out (owned; NULL for an empty answer). timeout_s bounds the whole call. */
-int http_json(const struct cli *c, const char *method, const char *path, const json_t *body, long timeout_s, json_t **ret,
-              struct err *err);
+int http_json(const struct cli *c, const char *method, const char *path, const json_t *body, long timeout_s,
+              json_t **ret, struct err *err);
 /* A multipart form. up, if given, is called with the bytes sent and their total. */
 int http_form(const struct cli *c, const char *path, const struct http_part *part, int n,
               void (*up)(void *arg, double sent, double total), void *arg, json_t **ret, struct err *err);
 /* Writes the answer's body to a new file (temporary name, then rename). */
 int http_download(const struct cli *c, const char *path, const char *file, struct err *err);
-/* Server-sent events: fn gets each event's name, id and data; non-zero ends the stream (returned as *ret_stop). Returns 0
- * when the stream ended or fn stopped it, ERR_IO when the connection broke. last_id: "" or where to go on. */
+/* Server-sent events: fn gets each event's name, id and data; non-zero ends the stream (returned as
+ * *ret_stop). Returns 0 when the stream ended or fn stopped it, ERR_IO when the connection broke. last_id: ""
+ * or where to go on. */
 int http_events(const struct cli *c, const char *path, const char *last_id,
-                int (*fn)(void *arg, const char *event, const char *id, const char *data), void *arg, struct err *err);
+                int (*fn)(void *arg, const char *event, const char *id, const char *data), void *arg,
+                struct err *err);
 
 #endif

@@ -31,15 +31,15 @@ static int list(const struct cli *c, const char *state, const char *limit, struc
     int64_t n = 20;
     if (limit && str_parse_i64(limit, 1, 100, &n) < 0)
         return err_set(err, ERR_INVALID, "--limit: %s is not a number from 1 to 100", limit);
-    if (str_format(path, sizeof path, "/v1/jobs?limit=%d%s%s", (int)n, state ? "&state=" : "", state ? state : "") < 0)
+    if (str_format(path, sizeof path, "/v1/jobs?limit=%d%s%s", (int)n, state ? "&state=" : "",
+                   state ? state : "") < 0)
         return err_set(err, ERR_INVALID, "--state: %s is not a state", state);
     int rc = http_json(c, "GET", path, NULL, 30, &answer, err);
     const json_t *rows = json_is_array(answer) ? answer : json_object_get(answer, "jobs");
     if (rc == 0 && c->json) {
         cli_print_json(json_incref(answer));
     } else if (rc == 0) {
-        json_array_foreach(rows, i, job)
-            print_row(job);
+        json_array_foreach(rows, i, job) print_row(job);
         if (json_array_size(rows) == 0)
             printf("no jobs\n");
     }
@@ -50,9 +50,10 @@ static int list(const struct cli *c, const char *state, const char *limit, struc
 int jobs_command(struct cli *c, int argc, char **argv)
 {
     const char *state = NULL, *limit = NULL;
-    const struct arg own[] = {{"state", &state, NULL, "STATE", "only these: queued, running, done, failed, cancelled"},
-                              {"limit", &limit, NULL, "N", "at most so many, newest first [20]"},
-                              {0}};
+    const struct arg own[] = {
+        {"state", &state, NULL, "STATE", "only these: queued, running, done, failed, cancelled"},
+        {"limit", &limit, NULL, "N", "at most so many, newest first [20]"},
+        {0}};
     struct args_rest r = {0};
     struct err err = {0};
     int rc = args_read(c, argc, argv, own, false, 0, &r, &err);

@@ -8,8 +8,10 @@
 #include "common/version.h"
 
 static const struct command commands[] = {
-    {"up", "[options]", "start redis-server, a dispatcher and workers on this machine, until Ctrl-C", up_command},
-    {"run", "--image FILE --audio FILE [options]", "from a portrait and a recording to an MP4, in one go", run_command},
+    {"up", "[options]", "start redis-server, a dispatcher and workers on this machine, until Ctrl-C",
+     up_command},
+    {"run", "--image FILE --audio FILE [options]", "from a portrait and a recording to an MP4, in one go",
+     run_command},
     {"submit", "--image FILE --audio FILE [options]", "put a job into the queue", submit_command},
     {"watch", "ID", "follow a job to its end", watch_command},
     {"jobs", "[options]", "list jobs", jobs_command},
@@ -25,22 +27,28 @@ static int help(FILE *to)
     fputs("troupe: talking-avatar video from a portrait and a recording\n\n", to);
     for (size_t i = 0; i < N_COMMANDS; i++)
         fprintf(to, "  troupe %-9s %s\n", commands[i].name, commands[i].summary);
-    fputs("  troupe version   what this is\n  troupe completion  words for bash: eval \"$(troupe completion)\"\n\n"
-          "troupe COMMAND --help tells its options; --json makes every answer one JSON value.\n", to);
+    fputs("  troupe version   what this is\n  troupe completion  words for bash: eval \"$(troupe "
+          "completion)\"\n\n"
+          "troupe COMMAND --help tells its options; --json makes every answer one JSON value.\n",
+          to);
     return to == stdout ? CLI_OK : CLI_USAGE;
 }
 
 /* bash asks the program itself: `troupe COMMAND --help` holds every option. */
 static int completion(void)
 {
-    fputs("_troupe() {\n    local cur=${COMP_WORDS[COMP_CWORD]} words\n    if [ \"$COMP_CWORD\" = 1 ]; then\n        words='", stdout);
+    fputs("_troupe() {\n    local cur=${COMP_WORDS[COMP_CWORD]} words\n    if [ \"$COMP_CWORD\" = 1 ]; "
+          "then\n        words='",
+          stdout);
     for (size_t i = 0; i < N_COMMANDS; i++)
         fprintf(stdout, "%s ", commands[i].name);
     fputs("version completion help'\n    else\n"
-          "        words=$(\"${COMP_WORDS[0]}\" \"${COMP_WORDS[1]}\" --help 2>/dev/null | grep -oE '^ +--[a-z][a-z_-]*' | tr -d ' ' | tr _ -)\n"
+          "        words=$(\"${COMP_WORDS[0]}\" \"${COMP_WORDS[1]}\" --help 2>/dev/null | grep -oE '^ "
+          "+--[a-z][a-z_-]*' | tr -d ' ' | tr _ -)\n"
           "    fi\n    COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n"
           "    [ ${#COMPREPLY[@]} -gt 0 ] || COMPREPLY=($(compgen -f -- \"$cur\"))\n}\n"
-          "complete -o filenames -F _troupe troupe\n", stdout);
+          "complete -o filenames -F _troupe troupe\n",
+          stdout);
     return CLI_OK;
 }
 
@@ -48,7 +56,8 @@ static int version(struct cli *c, bool json)
 {
     c->json = json;
     if (json)
-        cli_print_json(json_pack("{s:s, s:s, s:s}", "name", "troupe", "version", version_text(), "build", version_build()));
+        cli_print_json(json_pack("{s:s, s:s, s:s}", "name", "troupe", "version", version_text(), "build",
+                                 version_build()));
     else
         printf("troupe %s (%s)\n", version_text(), version_build());
     return CLI_OK;

@@ -107,7 +107,8 @@ static int run_all(struct cli *c, const json_t *fields, struct running *w, struc
     if (rc == 0)
         rc = run_job(c, fields, w, err);
     if (rc == 0 && w->stay) {
-        fprintf(stderr, "open %s to see it and to make more; Ctrl-C stops everything\n", cluster_page(w->cluster));
+        fprintf(stderr, "open %s to see it and to make more; Ctrl-C stops everything\n",
+                cluster_page(w->cluster));
         up_wait(w->cluster);
     }
     stop(w);
@@ -117,18 +118,21 @@ static int run_all(struct cli *c, const json_t *fields, struct running *w, struc
 int run_command(struct cli *c, int argc, char **argv)
 {
     struct running w = {0};
-    const struct arg own[] = {{"out", &w.out, NULL, "FILE", "where the MP4 goes [ID.mp4]"},
-                              {"noise", &w.noise, NULL, "FILE", "safetensors with `noise` and `vae_noise`"},
-                              {"dump", &w.dump, NULL, "FILE", "write intermediate tensors here (safetensors)"},
-                              {"keep", NULL, &w.keep, NULL, "keep the private folder"},
-                              {"stay", NULL, &w.stay, NULL, "leave the page up until Ctrl-C"},
-                              {0}};
+    const struct arg own[] = {
+        {"out", &w.out, NULL, "FILE", "where the MP4 goes [ID.mp4]"},
+        {"noise", &w.noise, NULL, "FILE", "safetensors with `noise` and `vae_noise`"},
+        {"dump", &w.dump, NULL, "FILE", "write intermediate tensors here (safetensors)"},
+        {"keep", NULL, &w.keep, NULL, "keep the private folder"},
+        {"stay", NULL, &w.stay, NULL, "leave the page up until Ctrl-C"},
+        {0}};
     struct args_rest r = {0};
     struct err err = {0};
     int rc = args_read(c, argc, argv, own, true, 0, &r, &err);
     if (rc == 0 && r.help)
-        args_help(c, "--image FILE --audio FILE [options]",
-                  "From a portrait and a recording to an MP4: up, submit and watch in one, in a private folder.", own, true);
+        args_help(
+            c, "--image FILE --audio FILE [options]",
+            "From a portrait and a recording to an MP4: up, submit and watch in one, in a private folder.",
+            own, true);
     else if (rc == 0)
         rc = run_all(c, r.fields, &w, &err);
     args_done(&r);

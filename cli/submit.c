@@ -35,8 +35,7 @@ static char *tags_of(const json_t *v)
     size_t i;
     json_t *tag;
     buf_init(&b, 4096);
-    json_array_foreach(v, i, tag)
-        buf_printf(&b, "%s%s", i ? "," : "", json_string_value(tag));
+    json_array_foreach(v, i, tag) buf_printf(&b, "%s%s", i ? "," : "", json_string_value(tag));
     return buf_take(&b, NULL);
 }
 
@@ -72,8 +71,8 @@ int submit_request(const struct cli *c, const json_t *fields, json_t **ret, stru
     return rc;
 }
 
-int submit_fetch(const struct cli *c, const char *id, const char *out, char *ret_path, size_t size, json_t **ret_job,
-                 struct err *err)
+int submit_fetch(const struct cli *c, const char *id, const char *out, char *ret_path, size_t size,
+                 json_t **ret_job, struct err *err)
 {
     char path[96];
     json_t *job = NULL;

@@ -19,8 +19,10 @@ int up_check_ckpts(const struct cli *c, struct err *err)
 {
     if (access(c->conf.ckpts, R_OK) == 0)
         return 0;
-    return err_set(err, ERR_NOTFOUND, "--ckpts: there is no folder %s: name the one that holds the weights (the demo model "
-                   "is deploy/demo-model/ckpts)", c->conf.ckpts);
+    return err_set(err, ERR_NOTFOUND,
+                   "--ckpts: there is no folder %s: name the one that holds the weights (the demo model "
+                   "is deploy/demo-model/ckpts)",
+                   c->conf.ckpts);
 }
 
 void up_say_where(const struct cli *c, const struct cluster *k)
@@ -43,7 +45,8 @@ void up_wait(struct cluster *k)
     while (!cli_stopped) {
         int n = cluster_deaths(k);
         if (n > seen)
-            fprintf(stderr, "a program ended and was started again (%d so far): see %s\n", n, cluster_log_dir(k));
+            fprintf(stderr, "a program ended and was started again (%d so far): see %s\n", n,
+                    cluster_log_dir(k));
         seen = n;
         nanosleep(&(struct timespec){0, 100000000}, NULL);
     }
@@ -76,7 +79,8 @@ int up_command(struct cli *c, int argc, char **argv)
     struct err err = {0};
     int rc = args_read(c, argc, argv, own, false, 0, &r, &err);
     if (rc == 0 && r.help)
-        args_help(c, "[options]", "Starts redis-server, a dispatcher and workers on this machine, until Ctrl-C.", own, false);
+        args_help(c, "[options]",
+                  "Starts redis-server, a dispatcher and workers on this machine, until Ctrl-C.", own, false);
     else if (rc == 0)
         rc = up_all(c, n_workers, &err);
     return rc < 0 ? cli_fail(c, &err) : CLI_OK;

@@ -73,11 +73,14 @@ static int follow(const struct cli *c, const char *id, struct watching *w, struc
         if (rc < 0 && rc != ERR_IO && rc != ERR_TIMEOUT)
             return err_set(err, rc, "%s", why.text);
         if (!w->ended && ++w->failures > PATIENCE_S)
-            return err_set(err, ERR_IO, "%s", why.text[0] ? why.text : "the dispatcher closes every connection");
+            return err_set(err, ERR_IO, "%s",
+                           why.text[0] ? why.text : "the dispatcher closes every connection");
         if (!w->ended && !cli_stopped)
             nanosleep(&(struct timespec){w->failures > 1, w->failures > 1 ? 0 : 100000000}, NULL);
     }
-    return cli_stopped && !w->ended ? err_set(err, ERR_CANCEL, "stopped watching; the job goes on: troupe watch %s", id) : 0;
+    return cli_stopped && !w->ended
+               ? err_set(err, ERR_CANCEL, "stopped watching; the job goes on: troupe watch %s", id)
+               : 0;
 }
 
 int watch_job(const struct cli *c, const char *id, json_t **ret, struct err *err)

@@ -1,4 +1,5 @@
-/* bench: what this device reaches on the operations that decide a video's time, at the shapes networks use. */
+/* bench: what this device reaches on the operations that decide a video's time, at the shapes networks use.
+ */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -84,8 +85,10 @@ static size_t bench_all(struct run *r, struct row *row)
     const int64_t linear[][3] = {{1024, 512, 2048}, {2048, 3072, 3072}, {1, 3072, 18432}};
     const char *const linear_text[] = {"1024 x 512 -> 2048", "2048 x 3072 -> 3072", "1 x 3072 -> 18432"};
     for (int i = 0; i < 3; i++, n++) {
-        struct timed t = {.x = draw(r, 2, SHAPE(linear[i][0], linear[i][1])), .w = draw(r, 2, SHAPE(linear[i][2], linear[i][1])),
-                          .b = draw(r, 1, SHAPE(linear[i][2])), .call = call_linear};
+        struct timed t = {.x = draw(r, 2, SHAPE(linear[i][0], linear[i][1])),
+                          .w = draw(r, 2, SHAPE(linear[i][2], linear[i][1])),
+                          .b = draw(r, 1, SHAPE(linear[i][2])),
+                          .call = call_linear};
         row[n] = (struct row){"linear", linear_text[i], 0, 0, 0};
         measure(r, &t, &row[n]);
         device_forget(r->device, t.w.data, tensor_bytes(t.w));
@@ -95,15 +98,19 @@ static size_t bench_all(struct run *r, struct row *row)
     const char *const attn_text[] = {"2816 tokens, 8 x 64", "1500 tokens, 6 x 64", "4096 tokens, 4 x 128"};
     for (int i = 0; i < 3; i++, n++) {
         const int64_t *s = attn[i];
-        struct timed t = {.x = draw(r, 4, SHAPE(1, s[0], s[1], s[2])), .k = draw(r, 4, SHAPE(1, s[0], s[1], s[2])),
-                          .v = draw(r, 4, SHAPE(1, s[0], s[1], s[2])), .call = call_attention,
+        struct timed t = {.x = draw(r, 4, SHAPE(1, s[0], s[1], s[2])),
+                          .k = draw(r, 4, SHAPE(1, s[0], s[1], s[2])),
+                          .v = draw(r, 4, SHAPE(1, s[0], s[1], s[2])),
+                          .call = call_attention,
                           .attn = {.kind = ATTN_FULL, .scale = 1 / sqrtf((float)s[2])}};
         row[n] = (struct row){"attention", attn_text[i], 0, 0, 0};
         measure(r, &t, &row[n]);
         run_rewind(r, mark);
     }
-    struct timed conv = {.x = draw(r, 4, SHAPE(9, 64, 64, 128)), .w = draw(r, 5, SHAPE(128, 128, 3, 3, 3)),
-                         .b = draw(r, 1, SHAPE(128)), .call = call_conv,
+    struct timed conv = {.x = draw(r, 4, SHAPE(9, 64, 64, 128)),
+                         .w = draw(r, 5, SHAPE(128, 128, 3, 3, 3)),
+                         .b = draw(r, 1, SHAPE(128)),
+                         .call = call_conv,
                          .conv = {.replicate = true, .pad_before = {2, 1, 1}, .pad_after = {0, 1, 1}}};
     row[n] = (struct row){"conv 3x3x3", "9 x 64 x 64, 128 -> 128", 0, 0, 0};
     measure(r, &conv, &row[n++]);
@@ -122,17 +129,19 @@ static void print(const struct device *d, const struct row *row, size_t n, bool 
 {
     json_t *list = json_array();
     if (!json)
-        printf("%s, %s, %d threads\n%-12s %-26s %10s %10s %8s\n", d->name, d->kind, d->n_threads, "op", "shape", "ms", "GFLOP/s",
-               "GB/s");
+        printf("%s, %s, %d threads\n%-12s %-26s %10s %10s %8s\n", d->name, d->kind, d->n_threads, "op",
+               "shape", "ms", "GFLOP/s", "GB/s");
     for (size_t i = 0; i < n; i++) {
         double s = row[i].seconds;
-        json_array_append_new(list, json_pack("{s:s, s:s, s:f, s:f, s:f}", "op", row[i].op, "shape", row[i].shape, "ms", s * 1e3,
-                                              "gflops", row[i].flops / s / 1e9, "gbytes_s", row[i].bytes / s / 1e9));
+        json_array_append_new(list, json_pack("{s:s, s:s, s:f, s:f, s:f}", "op", row[i].op, "shape",
+                                              row[i].shape, "ms", s * 1e3, "gflops", row[i].flops / s / 1e9,
+                                              "gbytes_s", row[i].bytes / s / 1e9));
         if (!json)
-            printf("%-12s %-26s %10.3f %10.1f %8.1f\n", row[i].op, row[i].shape, s * 1e3, row[i].flops / s / 1e9,
-                   row[i].bytes / s / 1e9);
+            printf("%-12s %-26s %10.3f %10.1f %8.1f\n", row[i].op, row[i].shape, s * 1e3,
+                   row[i].flops / s / 1e9, row[i].bytes / s / 1e9);
     }
-    json_t *all = json_pack("{s:s, s:s, s:i, s:o}", "device", d->name, "table", d->kind, "threads", d->n_threads, "rows", list);
+    json_t *all = json_pack("{s:s, s:s, s:i, s:o}", "device", d->name, "table", d->kind, "threads",
+                            d->n_threads, "rows", list);
     if (json) {
         json_dumpf(all, stdout, JSON_COMPACT);
         printf("\n");
@@ -140,7 +149,8 @@ static void print(const struct device *d, const struct row *row, size_t n, bool 
     json_decref(all);
 }
 
-static int read_words(int argc, char **argv, const char **ret_device, struct device_options *o, bool *ret_json, struct err *err)
+static int read_words(int argc, char **argv, const char **ret_device, struct device_options *o,
+                      bool *ret_json, struct err *err)
 {
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
@@ -153,11 +163,14 @@ static int read_words(int argc, char **argv, const char **ret_device, struct dev
             *ret_device = value;
         else if (strcmp(argv[i], "--threads") == 0 && str_parse_i64(value, 0, 1024, &n) == 0)
             o->n_threads = (int)n;
-        else if (strcmp(argv[i], "--precision") == 0 && (strcmp(value, "bf16") == 0 || strcmp(value, "f32") == 0))
+        else if (strcmp(argv[i], "--precision") == 0 &&
+                 (strcmp(value, "bf16") == 0 || strcmp(value, "f32") == 0))
             o->precision = *value == 'b' ? DEVICE_BF16 : DEVICE_F32;
         else
-            return err_set(err, ERR_INVALID, "%s: usage: troupe bench [--device cpu|cpu_ref] [--threads N] "
-                           "[--precision f32|bf16] [--json]", argv[i]);
+            return err_set(err, ERR_INVALID,
+                           "%s: usage: troupe bench [--device cpu|cpu_ref] [--threads N] "
+                           "[--precision f32|bf16] [--json]",
+                           argv[i]);
         i++;
     }
     return 0;

@@ -17,7 +17,8 @@ struct planning {
 };
 
 static const char usage[] =
-    "usage: troupe plan (--ckpts DIR | --dims full) [--size N|WxH] [--frames N] [--steps N] [--fp8] [--json]\n\n"
+    "usage: troupe plan (--ckpts DIR | --dims full) [--size N|WxH] [--frames N] [--steps N] [--fp8] "
+    "[--json]\n\n"
     "Memory and work of one video by stage, before anything runs. --dims full needs no weights.\n"
     "A size N is planned for a square picture. One rank: --ranks above 1 comes with the GPU table.\n";
 
@@ -51,8 +52,10 @@ static int take(struct planning *p, const char *name, const char *value, struct 
         p->ckpts = value;
     } else if (strcmp(name, "--dims") == 0) {
         p->ckpts = NULL;
-        return strcmp(value, "full") == 0 ? 0 : err_set(err, ERR_INVALID, "--dims: only \"full\" is known without weights; "
-                                                        "--ckpts DIR plans the model of a folder");
+        return strcmp(value, "full") == 0 ? 0
+                                          : err_set(err, ERR_INVALID,
+                                                    "--dims: only \"full\" is known without weights; "
+                                                    "--ckpts DIR plans the model of a folder");
     } else if (strcmp(name, "--size") == 0) {
         return take_size(p, value, err);
     } else if (strcmp(name, "--frames") == 0) {
@@ -61,11 +64,14 @@ static int take(struct planning *p, const char *name, const char *value, struct 
         return take_number(name, value, 100, &p->steps, err);
     } else if (strcmp(name, "--ranks") == 0) {
         int rc = take_number(name, value, 64, &ranks, err);
-        return rc < 0 || ranks == 1 ? rc : err_set(err, ERR_UNSUPPORTED, "--ranks: groups are not in this version: plan one rank");
+        return rc < 0 || ranks == 1
+                   ? rc
+                   : err_set(err, ERR_UNSUPPORTED, "--ranks: groups are not in this version: plan one rank");
     } else if (strcmp(name, "--preset") == 0) {
         return strcmp(value, "auto") == 0 || strcmp(value, "cpu") == 0
                    ? 0
-                   : err_set(err, ERR_UNSUPPORTED, "--preset: auto and cpu are in this version, not %s", value);
+                   : err_set(err, ERR_UNSUPPORTED, "--preset: auto and cpu are in this version, not %s",
+                             value);
     } else {
         return err_set(err, ERR_INVALID, "unknown option %s: see troupe plan --help", name);
     }
@@ -93,14 +99,16 @@ static int read_words(struct planning *p, int argc, char **argv, struct err *err
 static void print_text(const struct avatar_plan *a)
 {
     char w[32], m[32], s[32];
-    printf("%dx%d, %lld frames, %lld latents\n\n%-11s %12s %12s %12s %12s\n", a->width, a->height, (long long)a->n_frames,
-           (long long)a->n_latents, "stage", "weights", "arena", "staging", "TFLOP");
+    printf("%dx%d, %lld frames, %lld latents\n\n%-11s %12s %12s %12s %12s\n", a->width, a->height,
+           (long long)a->n_frames, (long long)a->n_latents, "stage", "weights", "arena", "staging", "TFLOP");
     for (int i = 0; i < AVATAR_STAGE_COUNT; i++) {
         const struct avatar_cost *c = &a->stage[i];
-        printf("%-11s %12s %12s %12s %12.4g\n", avatar_stage_name((enum avatar_stage)i), str_bytes(w, sizeof w, c->weight_bytes),
-               str_bytes(m, sizeof m, c->arena_bytes), str_bytes(s, sizeof s, c->staging_bytes), c->flops / 1e12);
+        printf("%-11s %12s %12s %12s %12.4g\n", avatar_stage_name((enum avatar_stage)i),
+               str_bytes(w, sizeof w, c->weight_bytes), str_bytes(m, sizeof m, c->arena_bytes),
+               str_bytes(s, sizeof s, c->staging_bytes), c->flops / 1e12);
     }
-    printf("\nlargest at one time  %s\nwork                 %.4g TFLOP\n", str_bytes(w, sizeof w, a->peak_bytes), a->flops / 1e12);
+    printf("\nlargest at one time  %s\nwork                 %.4g TFLOP\n",
+           str_bytes(w, sizeof w, a->peak_bytes), a->flops / 1e12);
 }
 
 static void print_json(const struct avatar_plan *a)
@@ -109,12 +117,13 @@ static void print_json(const struct avatar_plan *a)
     for (int i = 0; i < AVATAR_STAGE_COUNT; i++) {
         const struct avatar_cost *c = &a->stage[i];
         json_object_set_new(stages, avatar_stage_name((enum avatar_stage)i),
-                            json_pack("{s:I, s:I, s:I, s:f}", "weight_bytes", (json_int_t)c->weight_bytes, "arena_bytes",
-                                      (json_int_t)c->arena_bytes, "staging_bytes", (json_int_t)c->staging_bytes, "flops", c->flops));
+                            json_pack("{s:I, s:I, s:I, s:f}", "weight_bytes", (json_int_t)c->weight_bytes,
+                                      "arena_bytes", (json_int_t)c->arena_bytes, "staging_bytes",
+                                      (json_int_t)c->staging_bytes, "flops", c->flops));
     }
-    json_t *v = json_pack("{s:i, s:i, s:I, s:I, s:o, s:I, s:f}", "width", a->width, "height", a->height, "frames",
-                          (json_int_t)a->n_frames, "latents", (json_int_t)a->n_latents, "stages", stages, "peak_bytes",
-                          (json_int_t)a->peak_bytes, "flops", a->flops);
+    json_t *v = json_pack("{s:i, s:i, s:I, s:I, s:o, s:I, s:f}", "width", a->width, "height", a->height,
+                          "frames", (json_int_t)a->n_frames, "latents", (json_int_t)a->n_latents, "stages",
+                          stages, "peak_bytes", (json_int_t)a->peak_bytes, "flops", a->flops);
     json_dumpf(v, stdout, JSON_COMPACT);
     printf("\n");
     json_decref(v);

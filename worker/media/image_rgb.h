@@ -7,7 +7,8 @@
 
 struct AVFrame;
 
-/* ret->pixels is allocated by the caller for frame->width x height. ERR_UNSUPPORTED for a pixel format without a rule. */
+/* ret->pixels is allocated by the caller for frame->width x height. ERR_UNSUPPORTED for a pixel format
+ * without a rule. */
 int image_rgb_from(const struct AVFrame *f, struct image *ret);
 
 #endif
