@@ -294,7 +294,7 @@ static void on_tick(uv_timer_t *t)
         if (s->state == JOB_QUEUED && s->moves != moves && !s->fetching && n++ < FETCHES_A_TICK)
             fetch(s);
         if (now - s->spoke_ms >= QUIET_MS) {
-            if (buf_puts(&s->out, ": still here\n\n") < 0)
+            if (request_gone(s->r) || buf_puts(&s->out, ": still here\n\n") < 0)
                 overflow(s);
             wake(s);
         }

@@ -1,5 +1,7 @@
 #include "dispatcher/request.h"
 
+#include <sys/socket.h>
+
 #include "common/mem.h"
 #include "dispatcher/server.h"
 
@@ -28,6 +30,13 @@ void request_unpark(struct request *r)
     r->parked = false;
     MHD_resume_connection(r->conn);
     server_wake(r->server);
+}
+
+bool request_gone(const struct request *r)
+{
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(r->conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+    char byte;
+    return info && recv(info->connect_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
 }
 
 void request_set_header(struct request *r, const char *name, const char *value)

@@ -82,6 +82,9 @@ const char *request_query(const struct request *r, const char *name);
 void request_park(struct request *r);
 void request_unpark(struct request *r);
 
+/* Whether the client has closed its end: for parked requests, whose loss the library cannot see. */
+bool request_gone(const struct request *r);
+
 /* A header of the answer to come. The value is copied; past REQUEST_HEADERS it is dropped. */
 void request_set_header(struct request *r, const char *name, const char *value);
 
