@@ -1,5 +1,5 @@
-/* fuzz_audio_in.c -- any bytes as a sound file: read without a sandbox, so that every fault shows. What opens keeps the
- * limits and can be made the model's input. */
+/* fuzz_audio_in.c -- any bytes as a sound file: read without a sandbox, so that every fault shows. What opens
+ * keeps the limits and can be made the model's input. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
-/* fuzz_image_in.c -- any bytes as a picture: read without a sandbox, so that every fault shows. What opens has all its
- * pixels. */
+/* fuzz_image_in.c -- any bytes as a picture: read without a sandbox, so that every fault shows. What opens
+ * has all its pixels. */
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/mman.h>

@@ -70,7 +70,8 @@ bool media_ffmpeg(const char *words)
     char line[1024];
     if (system("command -v ffmpeg >/dev/null 2>&1") != 0)
         return false;
-    assert_int_equal(str_format(line, sizeof line, "cd %s && ffmpeg -nostdin -v error -y %s", folder, words), 0);
+    assert_int_equal(str_format(line, sizeof line, "cd %s && ffmpeg -nostdin -v error -y %s", folder, words),
+                     0);
     assert_int_equal(system(line), 0);
     return true;
 }
@@ -204,8 +205,8 @@ static void add_colors(struct buf *b, const struct png_want *o)
 
 void png_make(struct buf *b, const struct png_want *o)
 {
-    static const int adam7[7][4] = {{0, 0, 8, 8}, {4, 0, 8, 8}, {0, 4, 4, 8}, {2, 0, 4, 4}, {0, 2, 2, 4}, {1, 0, 2, 2},
-                                    {0, 1, 1, 2}};
+    static const int adam7[7][4] = {{0, 0, 8, 8}, {4, 0, 8, 8}, {0, 4, 4, 8}, {2, 0, 4, 4},
+                                    {0, 2, 2, 4}, {1, 0, 2, 2}, {0, 1, 1, 2}};
     struct buf head, rows, packed;
     buf_init(&head, 64);
     buf_init(&rows, 16 << 20);

@@ -8,14 +8,16 @@
 
 #include "common/buf.h"
 
-/* A folder for the files of one test program, and the path of a file in it (static, one at a time per slot 0..3). */
+/* A folder for the files of one test program, and the path of a file in it (static, one at a time per slot
+ * 0..3). */
 int media_make_folder(void **state);
 int media_drop_folder(void **state); /* with every file in it */
 const char *media_path(int slot, const char *name);
 void media_write(const char *path, const void *data, size_t n);
 void media_read(const char *path, struct buf *ret); /* ret is initialised here */
 
-/* ffmpeg with these words (a shell line), quietly. false where there is no ffmpeg. A failing one fails the test. */
+/* ffmpeg with these words (a shell line), quietly. false where there is no ffmpeg. A failing one fails the
+ * test. */
 bool media_ffmpeg(const char *words);
 
 struct png_want {
@@ -34,8 +36,8 @@ void png_chunk(struct buf *b, const char *name, const void *data, size_t n);
 struct wav_want {
     int format; /* 1 integers, 3 floats */
     int bits, channels, rate;
-    int64_t n;          /* frames in the file */
-    uint32_t more;      /* bytes that the header claims beyond that */
+    int64_t n;                      /* frames in the file */
+    uint32_t more;                  /* bytes that the header claims beyond that */
     double (*at)(int64_t i, int c); /* in [-1, 1) */
 };
 

@@ -127,11 +127,14 @@ static void test_wave(void **state)
 static void test_limits(void **state)
 {
     (void)state;
-    refuse_wav(&(struct wav_want){1, 16, 1, 16000, 0, 0, wav_sine}, ERR_MEDIA, "no samples (0 s): at least 0.20 s");
-    refuse_wav(&(struct wav_want){1, 16, 1, 16000, 3199, 0, wav_sine}, ERR_INVALID, "too short: at least 0.20 s");
+    refuse_wav(&(struct wav_want){1, 16, 1, 16000, 0, 0, wav_sine}, ERR_MEDIA,
+               "no samples (0 s): at least 0.20 s");
+    refuse_wav(&(struct wav_want){1, 16, 1, 16000, 3199, 0, wav_sine}, ERR_INVALID,
+               "too short: at least 0.20 s");
     check_wav(&(struct wav_want){1, 16, 1, 16000, 3200, 0, wav_sine});
     check_wav(&(struct wav_want){1, 16, 1, 8000, 160000, 0, wav_sine});
-    refuse_wav(&(struct wav_want){1, 16, 1, 8000, 160001, 0, wav_sine}, ERR_INVALID, "longer than the limit of 20.0 s");
+    refuse_wav(&(struct wav_want){1, 16, 1, 8000, 160001, 0, wav_sine}, ERR_INVALID,
+               "longer than the limit of 20.0 s");
 }
 
 /* Three hours, all but one second of it a hole: refused by the header, not after decoding it. */
@@ -151,7 +154,8 @@ static void test_three_hours(void **state)
 static void test_claims_more(void **state)
 {
     (void)state;
-    write_wav(media_path(0, "less.wav"), &(struct wav_want){1, 16, 1, 16000, 16000, 16000 * 2 * 10799, wav_sine});
+    write_wav(media_path(0, "less.wav"),
+              &(struct wav_want){1, 16, 1, 16000, 16000, 16000 * 2 * 10799, wav_sine});
     struct sound s = {0};
     struct err err = {0};
     int rc = audio_in_open(media_path(0, "less.wav"), &limit, &s, &err);
@@ -175,8 +179,10 @@ static double with_infinity(int64_t i, int c)
 static void test_not_finite(void **state)
 {
     (void)state;
-    refuse_wav(&(struct wav_want){3, 32, 1, 16000, 8000, 0, with_nan}, ERR_MEDIA, "sample 777 is not a finite number");
-    refuse_wav(&(struct wav_want){3, 64, 2, 16000, 8000, 0, with_infinity}, ERR_MEDIA, "sample 778 is not a finite");
+    refuse_wav(&(struct wav_want){3, 32, 1, 16000, 8000, 0, with_nan}, ERR_MEDIA,
+               "sample 777 is not a finite number");
+    refuse_wav(&(struct wav_want){3, 64, 2, 16000, 8000, 0, with_infinity}, ERR_MEDIA,
+               "sample 778 is not a finite");
 }
 
 static void test_not_a_sound(void **state)
@@ -184,7 +190,8 @@ static void test_not_a_sound(void **state)
     (void)state;
     static const char picture[] = "\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\0\x08\0\0\0\x08\x08\2\0\0\0";
     refuse_bytes("", 0, ERR_MEDIA, "not a sound file");
-    refuse_bytes("hello, this is text and no sound at all, not even a short one", 61, ERR_MEDIA, "not a sound file");
+    refuse_bytes("hello, this is text and no sound at all, not even a short one", 61, ERR_MEDIA,
+                 "not a sound file");
     refuse_bytes(picture, sizeof picture, ERR_MEDIA, "not a sound file");
     refuse_bytes("RIFF\x24\0\0\0WAVE", 12, ERR_MEDIA, "audio: ");
     refuse(media_path(0, "absent.wav"), ERR_NOTFOUND, "absent.wav");
@@ -195,8 +202,9 @@ static void test_not_a_sound(void **state)
 static void test_playlists(void **state)
 {
     (void)state;
-    static const char *const text[] = {"ffconcat version 1.0\nfile 'x.wav'\n",
-                                       "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nx.wav\n#EXT-X-ENDLIST\n"};
+    static const char *const text[] = {
+        "ffconcat version 1.0\nfile 'x.wav'\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nx.wav\n#EXT-X-ENDLIST\n"};
     write_wav(media_path(1, "x.wav"), &(struct wav_want){1, 16, 1, 16000, 16000, 0, wav_sine});
     for (size_t i = 0; i < 2; i++) {
         media_write(media_path(0, "list.m3u8"), text[i], strlen(text[i]));
@@ -257,7 +265,8 @@ static void test_containers(void **state)
     };
     for (size_t i = 0; i < sizeof file / sizeof *file; i++) {
         char words[256];
-        str_format(words, sizeof words, "-f lavfi -i sine=440:d=1:r=44100 %s %s", file[i].words, file[i].name);
+        str_format(words, sizeof words, "-f lavfi -i sine=440:d=1:r=44100 %s %s", file[i].words,
+                   file[i].name);
         if (!media_ffmpeg(words))
             skip();
         check_sine(media_path(0, file[i].name), file[i].rate, file[i].within + 1e-9);
@@ -267,7 +276,8 @@ static void test_containers(void **state)
 static void test_videos(void **state)
 {
     (void)state;
-    if (!media_ffmpeg("-f lavfi -i testsrc=s=64x48:r=10:d=1 -f lavfi -i sine=440:d=1:r=48000 -c:v mpeg4 -c:a aac with.mp4"))
+    if (!media_ffmpeg("-f lavfi -i testsrc=s=64x48:r=10:d=1 -f lavfi -i sine=440:d=1:r=48000 -c:v mpeg4 -c:a "
+                      "aac with.mp4"))
         skip();
     check_sine(media_path(0, "with.mp4"), 48000, 0.06);
     media_ffmpeg("-f lavfi -i testsrc=s=64x48:r=10:d=1 -c:v mpeg4 mute.mp4");
@@ -333,10 +343,12 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_wav_kinds),   cmocka_unit_test(test_wave),        cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_three_hours), cmocka_unit_test(test_claims_more), cmocka_unit_test(test_not_finite),
-        cmocka_unit_test(test_not_a_sound), cmocka_unit_test(test_playlists),   cmocka_unit_test(test_cut),
-        cmocka_unit_test(test_containers),  cmocka_unit_test(test_videos),      cmocka_unit_test(test_damaged_containers),
+        cmocka_unit_test(test_wav_kinds),   cmocka_unit_test(test_wave),
+        cmocka_unit_test(test_limits),      cmocka_unit_test(test_three_hours),
+        cmocka_unit_test(test_claims_more), cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_not_a_sound), cmocka_unit_test(test_playlists),
+        cmocka_unit_test(test_cut),         cmocka_unit_test(test_containers),
+        cmocka_unit_test(test_videos),      cmocka_unit_test(test_damaged_containers),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, media_make_folder, media_drop_folder);

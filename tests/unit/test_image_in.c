@@ -81,8 +81,9 @@ static void check_png(const struct png_want *o)
             const uint8_t *got = im.pixels + ((int64_t)y * o->width + x) * 3;
             png_expect(o, x, y, want);
             if (memcmp(got, want, 3) != 0)
-                print_error("colour %d depth %d interlaced %d trns %d at %d,%d: %d %d %d, want %d %d %d\n", o->color,
-                            o->depth, o->interlaced, o->has_trns, x, y, got[0], got[1], got[2], want[0], want[1], want[2]);
+                print_error("colour %d depth %d interlaced %d trns %d at %d,%d: %d %d %d, want %d %d %d\n",
+                            o->color, o->depth, o->interlaced, o->has_trns, x, y, got[0], got[1], got[2],
+                            want[0], want[1], want[2]);
             assert_memory_equal(got, want, 3);
         }
     }
@@ -153,7 +154,8 @@ static void transpose(struct image *im)
     assert_non_null(t.pixels);
     for (int y = 0; y < im->height; y++) {
         for (int x = 0; x < im->width; x++)
-            memcpy(t.pixels + ((int64_t)x * t.width + y) * 3, im->pixels + ((int64_t)y * im->width + x) * 3, 3);
+            memcpy(t.pixels + ((int64_t)x * t.width + y) * 3, im->pixels + ((int64_t)y * im->width + x) * 3,
+                   3);
     }
     image_done(im);
     *im = t;
@@ -163,8 +165,8 @@ static void test_exif(void **state)
 {
     (void)state;
     /* transposed, then mirrored left-right, then top-bottom */
-    static const bool step[9][3] = {{0}, {0, 0, 0}, {0, 1, 0}, {0, 1, 1}, {0, 0, 1}, {1, 0, 0}, {1, 1, 0}, {1, 1, 1},
-                                    {1, 0, 1}};
+    static const bool step[9][3] = {{0},       {0, 0, 0}, {0, 1, 0}, {0, 1, 1}, {0, 0, 1},
+                                    {1, 0, 0}, {1, 1, 0}, {1, 1, 1}, {1, 0, 1}};
     struct buf b;
     media_read(golden("exif6.jpg"), &b);
     uint8_t *tag = memmem(b.data, b.len, "\x01\x12\x00\x03\x00\x00\x00\x01", 8);
@@ -172,7 +174,8 @@ static void test_exif(void **state)
     for (int o = 0; o <= 9; o++) {
         tag[9] = (uint8_t)o;
         media_write(media_path(0, "turn.jpg"), b.data, b.len);
-        struct image want = opened(media_path(0, "turn.jpg"), false), got = opened(media_path(0, "turn.jpg"), true);
+        struct image want = opened(media_path(0, "turn.jpg"), false),
+                     got = opened(media_path(0, "turn.jpg"), true);
         assert_int_not_equal(want.width, want.height);
         if (o < 9 && step[o][0]) /* 0 and 9 mean nothing: as it is */
             transpose(&want);
@@ -204,8 +207,9 @@ static void test_first_frame(void **state)
     static const struct {
         const char *name;
         int within;
-    } file[] = {{"anim.gif", 0},   {"anim.png", 0}, {"anim_lossless.webp", 0}, {"anim_lossy.webp", 12}, {"still.webp", 0},
-                {"palette.bmp", 1}, {"lzw.tif", 0}};
+    } file[] = {{"anim.gif", 0},         {"anim.png", 0},   {"anim_lossless.webp", 0},
+                {"anim_lossy.webp", 12}, {"still.webp", 0}, {"palette.bmp", 1},
+                {"lzw.tif", 0}};
     for (size_t i = 0; i < sizeof file / sizeof *file; i++) {
         struct image im = opened(kept(file[i].name), true);
         assert_int_equal(im.width, 32);
@@ -238,7 +242,8 @@ static void test_written_by_ffmpeg(void **state)
         struct image im = opened(media_path(0, name[i]), true);
         assert_int_equal(im.width, 62);
         assert_int_equal(im.height, 46);
-        assert_close(im.pixels + (20 * 62 + 30) * 3, 0x20, 0xa0, 0x40, str_ends(name[i], ".gif") ? 64 : 6); /* 3-3-2 bits */
+        assert_close(im.pixels + (20 * 62 + 30) * 3, 0x20, 0xa0, 0x40,
+                     str_ends(name[i], ".gif") ? 64 : 6); /* 3-3-2 bits */
         image_done(&im);
     }
 }
@@ -266,7 +271,8 @@ static void test_places(void **state)
     assert_refused(media_path(0, "absent.png"), ERR_NOTFOUND, "absent.png");
     assert_refused("/tmp", ERR_MEDIA, "not a regular file");
     assert_int_equal(mkfifo(media_path(0, "pipe"), 0600), 0);
-    assert_refused(media_path(0, "pipe"), ERR_MEDIA, "not a regular file"); /* and does not wait for a writer */
+    assert_refused(media_path(0, "pipe"), ERR_MEDIA,
+                   "not a regular file"); /* and does not wait for a writer */
     const char *path = media_path(0, "huge");
     media_write(path, "BM", 2);
     assert_int_equal(truncate(path, IMAGE_IN_MAX_BYTES + 1), 0);
@@ -294,8 +300,10 @@ static void cut(const char *path, bool must_fail)
 static void test_cut(void **state)
 {
     (void)state;
-    static const char *const all[] = {"bilevel.png", "cmyk.jpg",    "exif6.jpg",   "gray.jpg", "gray.png", "gray16.png",
-                                      "palette.png", "gray_alpha.png", "palette_transparent.png", "rgb.png", "rgba.png"};
+    static const char *const all[] = {"bilevel.png", "cmyk.jpg",       "exif6.jpg",
+                                      "gray.jpg",    "gray.png",       "gray16.png",
+                                      "palette.png", "gray_alpha.png", "palette_transparent.png",
+                                      "rgb.png",     "rgba.png"};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         cut(golden(all[i]), true);
     /* of these the first frame may be whole before the cut */
@@ -345,10 +353,14 @@ static void test_claims(void **state)
     refuse_claim("RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\xff\xff\xff\xff\xff\xff", 30, "16777216x16777216");
     refuse_claim("RIFF\x16\0\0\0WEBPVP8L\x0a\0\0\0\x2f\xff\xff\xff\x0f\0\0\0\0\0", 30, "16384x16384");
     refuse_claim("RIFF\x16\0\0\0WEBPVP8 \x0a\0\0\0\x10\0\0\x9d\x01\x2a\xff\x3f\xff\x3f", 30, "16383x16383");
-    refuse_claim("BM\x36\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x60\xea\0\0\xa0\x15\xff\xff\1\0\x18\0\0\0\0\0\0\0\0\0"
-                 "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 54, "60000x60000"); /* rows from the top: a negative height */
-    refuse_claim("II*\0\x08\0\0\0\2\0\0\1\3\0\1\0\0\0\x60\xea\0\0\1\1\4\0\1\0\0\0\x60\xea\0\0\0\0\0\0", 38, "60000x60000");
-    refuse_claim("MM\0*\0\0\0\x08\0\2\1\0\0\3\0\0\0\1\xea\x60\0\0\1\1\0\4\0\0\0\1\0\0\xea\x60\0\0\0\0", 38, "60000x60000");
+    refuse_claim(
+        "BM\x36\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x60\xea\0\0\xa0\x15\xff\xff\1\0\x18\0\0\0\0\0\0\0\0\0"
+        "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+        54, "60000x60000"); /* rows from the top: a negative height */
+    refuse_claim("II*\0\x08\0\0\0\2\0\0\1\3\0\1\0\0\0\x60\xea\0\0\1\1\4\0\1\0\0\0\x60\xea\0\0\0\0\0\0", 38,
+                 "60000x60000");
+    refuse_claim("MM\0*\0\0\0\x08\0\2\1\0\0\3\0\0\0\1\xea\x60\0\0\1\1\0\4\0\0\0\1\0\0\xea\x60\0\0\0\0", 38,
+                 "60000x60000");
 }
 
 static void test_claim_jpeg(void **state)
@@ -367,8 +379,9 @@ static void test_claim_jpeg(void **state)
 static void test_claim_size(void **state)
 {
     (void)state;
-    static const char *const name[] = {"anim.gif", "anim.png", "anim_lossless.webp", "anim_lossy.webp", "still.webp",
-                                       "palette.bmp", "lzw.tif", "grey.tif"};
+    static const char *const name[] = {"anim.gif",        "anim.png",   "anim_lossless.webp",
+                                       "anim_lossy.webp", "still.webp", "palette.bmp",
+                                       "lzw.tif",         "grey.tif"};
     for (size_t i = 0; i < sizeof name / sizeof *name; i++) {
         struct buf b;
         uint64_t w, h;
@@ -408,11 +421,20 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_png_kinds),     cmocka_unit_test(test_png_transparent), cmocka_unit_test(test_small),
-        cmocka_unit_test(test_exif),          cmocka_unit_test(test_first_frame),     cmocka_unit_test(test_grey_tiff),
-        cmocka_unit_test(test_written_by_ffmpeg), cmocka_unit_test(test_not_a_picture), cmocka_unit_test(test_places),
-        cmocka_unit_test(test_cut),           cmocka_unit_test(test_claims),          cmocka_unit_test(test_claim_jpeg),
-        cmocka_unit_test(test_claim_size),    cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_png_kinds),
+        cmocka_unit_test(test_png_transparent),
+        cmocka_unit_test(test_small),
+        cmocka_unit_test(test_exif),
+        cmocka_unit_test(test_first_frame),
+        cmocka_unit_test(test_grey_tiff),
+        cmocka_unit_test(test_written_by_ffmpeg),
+        cmocka_unit_test(test_not_a_picture),
+        cmocka_unit_test(test_places),
+        cmocka_unit_test(test_cut),
+        cmocka_unit_test(test_claims),
+        cmocka_unit_test(test_claim_jpeg),
+        cmocka_unit_test(test_claim_size),
+        cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, media_make_folder, media_drop_folder);
 }

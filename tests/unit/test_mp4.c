@@ -1,4 +1,5 @@
-/* test_mp4.c -- what is written is read back with libav: tags, times, order of the boxes, same bytes every time. */
+/* test_mp4.c -- what is written is read back with libav: tags, times, order of the boxes, same bytes every
+ * time. */
 #include <fcntl.h>
 #include <math.h>
 #include <sched.h>
@@ -101,7 +102,8 @@ static void decode_first(struct seen *s, const AVPacket *p)
     for (int i = 0; i < WIDTH * HEIGHT; i++) { /* BT.709 luma, limited range */
         const uint8_t *q = rgb + 3 * i;
         double luma = 16 + (0.2126 * q[0] + 0.7152 * q[1] + 0.0722 * q[2]) * 219 / 255;
-        s->first_rgb_error += fabs(luma - f->data[0][i / WIDTH * f->linesize[0] + i % WIDTH]) / (WIDTH * HEIGHT);
+        s->first_rgb_error +=
+            fabs(luma - f->data[0][i / WIDTH * f->linesize[0] + i % WIDTH]) / (WIDTH * HEIGHT);
     }
     mem_free(rgb);
     av_frame_free(&f);
@@ -244,7 +246,8 @@ static void test_same_bytes(void **state)
 static void test_rates(void **state)
 {
     (void)state;
-    static const int rate[][2] = {{8000, 8000}, {11000, 44100}, {16000, 16000}, {22050, 22050}, {192000, 48000}, {4000, 16000}};
+    static const int rate[][2] = {{8000, 8000},   {11000, 44100},  {16000, 16000},
+                                  {22050, 22050}, {192000, 48000}, {4000, 16000}};
     for (size_t i = 0; i < sizeof rate / sizeof *rate; i++) {
         for (int channels = 1; channels <= 2; channels++) {
             struct err err = {0};
@@ -316,7 +319,8 @@ static void test_no_place(void **state)
     assert_int_equal(write_mp4("/proc/x.mp4", 25, 3, NULL, &err), ERR_IO);
 }
 
-/* From files that just fit to files far too large: the end that does not fit may be the index, written last. */
+/* From files that just fit to files far too large: the end that does not fit may be the index, written last.
+ */
 static void test_full(void **state)
 {
     (void)state;
@@ -377,9 +381,9 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_with_sound), cmocka_unit_test(test_mute),     cmocka_unit_test(test_faststart),
-        cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_rates),    cmocka_unit_test(test_lengths),
-        cmocka_unit_test(test_misuse),     cmocka_unit_test(test_no_place), cmocka_unit_test(test_full),
+        cmocka_unit_test(test_with_sound), cmocka_unit_test(test_mute),      cmocka_unit_test(test_faststart),
+        cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_rates),     cmocka_unit_test(test_lengths),
+        cmocka_unit_test(test_misuse),     cmocka_unit_test(test_no_place),  cmocka_unit_test(test_full),
         cmocka_unit_test(test_dev_full),   cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, media_make_folder, media_drop_folder);

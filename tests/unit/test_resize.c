@@ -14,7 +14,8 @@
 #include "worker/media/resize.h"
 #include "worker/media/size.h"
 
-/* ---- size rule ------------------------------------------------------------------------------------------ */
+/* ---- size rule ------------------------------------------------------------------------------------------
+ */
 
 static void assert_size(int w, int h, int size, int want_w, int want_h)
 {
@@ -28,7 +29,7 @@ static void test_size_rule(void **state)
 {
     (void)state;
     assert_size(512, 512, 512, 512, 512);
-    assert_size(1, 1, 512, 512, 512); /* enlarged */
+    assert_size(1, 1, 512, 512, 512);       /* enlarged */
     assert_size(704, 1216, 704, 704, 1216); /* just the area allowed */
     assert_size(1216, 704, 704, 1216, 704);
     assert_size(1000, 500, 256, 448, 192); /* 512x256 is over 256x384: shrunk to that area */
@@ -51,7 +52,8 @@ static void test_size_multiples(void **state)
     }
 }
 
-/* ---- resize --------------------------------------------------------------------------------------------- */
+/* ---- resize ---------------------------------------------------------------------------------------------
+ */
 
 static struct image painted(int w, int h)
 {
@@ -154,7 +156,8 @@ static void test_no_memory(void **state)
     image_done(&out);
 }
 
-/* ---- resample ------------------------------------------------------------------------------------------- */
+/* ---- resample -------------------------------------------------------------------------------------------
+ */
 
 static void test_resample_length(void **state)
 {
@@ -194,9 +197,11 @@ static void test_resample_same(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_size_rule),  cmocka_unit_test(test_size_multiples),  cmocka_unit_test(test_identity),
-        cmocka_unit_test(test_flat),       cmocka_unit_test(test_halving),         cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_no_memory),  cmocka_unit_test(test_resample_length), cmocka_unit_test(test_resample_same),
+        cmocka_unit_test(test_size_rule),     cmocka_unit_test(test_size_multiples),
+        cmocka_unit_test(test_identity),      cmocka_unit_test(test_flat),
+        cmocka_unit_test(test_halving),       cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_no_memory),     cmocka_unit_test(test_resample_length),
+        cmocka_unit_test(test_resample_same),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,8 @@
-/* test_sandbox.c -- decoding in a child: same results as the direct calls, and a child that has been taken over.
+/* test_sandbox.c -- decoding in a child: same results as the direct calls, and a child that has been taken
+ * over.
  *
- * This program is its own child. A file that starts with "FAULT " makes that child do what a taken-over decoder might do:
- * crash, hang, open files, answer nonsense.
+ * This program is its own child. A file that starts with "FAULT " makes that child do what a taken-over
+ * decoder might do: crash, hang, open files, answer nonsense.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -54,13 +55,15 @@ static void forbidden(const char *word)
         execl("/bin/true", "true", (char *)NULL);
     if (strcmp(word, "kill") == 0 && kill(getppid(), 0) == 0)
         _exit(0);
-    if (strcmp(word, "code") == 0 && mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))
+    if (strcmp(word, "code") == 0 &&
+        mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))
         _exit(0);
 }
 
 static void lie(const char *word)
 {
-    const struct sandbox_wire_reply good = {.width = 16, .height = 16, .channels = 1, .rate = 1000, .n = 1000};
+    const struct sandbox_wire_reply good = {
+        .width = 16, .height = 16, .channels = 1, .rate = 1000, .n = 1000};
     struct sandbox_wire_reply r = good;
     if (strcmp(word, "magic") == 0)
         r.magic = 1;
@@ -103,7 +106,10 @@ static void misbehave(const char *word)
         lie(word + 4);
     sandbox_child_enter();
     if (strcmp(word, "memory") == 0)
-        _exit(mmap(NULL, (size_t)4 << 30, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED ? 43 : 0);
+        _exit(mmap(NULL, (size_t)4 << 30, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) ==
+                      MAP_FAILED
+                  ? 43
+                  : 0);
     forbidden(word);
     _exit(44);
 }
@@ -117,7 +123,8 @@ static int child(void)
         char bytes[CMSG_SPACE(2 * sizeof(int))];
     } control = {0};
     struct iovec part = {&q, sizeof q};
-    struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    struct msghdr m = {
+        .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
     char word[64] = "";
     int fd[2];
     if (recvmsg(SANDBOX_WIRE_SOCKET, &m, MSG_PEEK) != (ssize_t)sizeof q)
@@ -187,7 +194,8 @@ static void test_time(void **state)
 static void test_lies(void **state)
 {
     (void)state;
-    static const char *const lies[] = {"magic", "huge", "negative", "zero", "code", "text", "bytes", "short", "long", "nothing"};
+    static const char *const lies[] = {"magic", "huge",  "negative", "zero", "code",
+                                       "text",  "bytes", "short",    "long", "nothing"};
     for (size_t i = 0; i < sizeof lies / sizeof *lies; i++) {
         char fault[32];
         str_format(fault, sizeof fault, "lie %s", lies[i]);
@@ -256,8 +264,10 @@ static void same_sound(const char *path, const struct audio_limit *l)
 static void test_same_images(void **state)
 {
     (void)state;
-    static const char *const file[] = {"bilevel.png", "cmyk.jpg", "exif6.jpg", "gray.jpg", "gray16.png", "palette.png", "rgba.png"};
-    static const char *const kept[] = {"anim.gif", "anim_lossy.webp", "lzw.tif", "palette.bmp", "README.md", "tone.mp3"};
+    static const char *const file[] = {"bilevel.png", "cmyk.jpg",    "exif6.jpg", "gray.jpg",
+                                       "gray16.png",  "palette.png", "rgba.png"};
+    static const char *const kept[] = {"anim.gif",    "anim_lossy.webp", "lzw.tif",
+                                       "palette.bmp", "README.md",       "tone.mp3"};
     char path[512];
     for (size_t i = 0; i < sizeof file / sizeof *file; i++) {
         str_format(path, sizeof path, "%s/image/files/%s", getenv("TEST_GOLDEN"), file[i]);
@@ -276,7 +286,8 @@ static void test_same_images(void **state)
 static void test_largest(void **state)
 {
     (void)state;
-    if (!media_ffmpeg("-f lavfi -i testsrc=s=8000x5000 -frames:v 1 -pix_fmt rgba64be -compression_level 1 big.png"))
+    if (!media_ffmpeg(
+            "-f lavfi -i testsrc=s=8000x5000 -frames:v 1 -pix_fmt rgba64be -compression_level 1 big.png"))
         skip();
     same_image(media_path(0, "big.png"), true);
 }
@@ -284,7 +295,8 @@ static void test_largest(void **state)
 static void test_same_sounds(void **state)
 {
     (void)state;
-    static const char *const kept[] = {"tone.wav", "tone.flac", "tone.mp3", "tone.ogg", "tone.opus", "tone.m4a", "README.md", "anim.gif"};
+    static const char *const kept[] = {"tone.wav",  "tone.flac", "tone.mp3",  "tone.ogg",
+                                       "tone.opus", "tone.m4a",  "README.md", "anim.gif"};
     const struct audio_limit loose = {0.01, 30}, narrow = {0.01, 0.05};
     char path[512];
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++) {
@@ -299,7 +311,8 @@ static void test_same_sounds(void **state)
 static void test_filter_and_formats(void **state)
 {
     (void)state;
-    static const char *const name[] = {"a.mkv", "a.aiff", "a.caf", "a.ac3", "a.wma", "a.webm", "a.ts", "a.avi"};
+    static const char *const name[] = {"a.mkv", "a.aiff", "a.caf", "a.ac3",
+                                       "a.wma", "a.webm", "a.ts",  "a.avi"};
     for (size_t i = 0; i < sizeof name / sizeof *name; i++) {
         char words[160];
         str_format(words, sizeof words, "-f lavfi -i sine=440:d=2:r=48000 -ac 2 %s", name[i]);
@@ -355,10 +368,17 @@ int main(int argc, char **argv)
     if (argc > 1 && strcmp(argv[1], SANDBOX_WORD) == 0)
         return child();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_crash),       cmocka_unit_test(test_time),        cmocka_unit_test(test_lies),
-        cmocka_unit_test(test_forbidden),   cmocka_unit_test(test_memory),      cmocka_unit_test(test_same_images),
-        cmocka_unit_test(test_largest),     cmocka_unit_test(test_same_sounds), cmocka_unit_test(test_filter_and_formats),
-        cmocka_unit_test(test_no_memory),   cmocka_unit_test(test_spare_lost),
+        cmocka_unit_test(test_crash),
+        cmocka_unit_test(test_time),
+        cmocka_unit_test(test_lies),
+        cmocka_unit_test(test_forbidden),
+        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_same_images),
+        cmocka_unit_test(test_largest),
+        cmocka_unit_test(test_same_sounds),
+        cmocka_unit_test(test_filter_and_formats),
+        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_spare_lost),
     };
     return cmocka_run_group_tests(tests, media_make_folder, media_drop_folder);
 }

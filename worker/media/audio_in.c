@@ -20,8 +20,9 @@ void sound_done(struct sound *s)
 #define IO_BYTES (64 << 10)
 
 /* Demuxers that sound comes in; none of those that read further files or take commands from the file. */
-static const char containers[] = "wav,w64,mp3,flac,ogg,mov,matroska,webm,aac,aiff,au,caf,amr,asf,avi,mpegts,mpeg,flv,"
-                                 "ac3,eac3,wv,ape,tta,dts,mpc,mpc8";
+static const char containers[] =
+    "wav,w64,mp3,flac,ogg,mov,matroska,webm,aac,aiff,au,caf,amr,asf,avi,mpegts,mpeg,flv,"
+    "ac3,eac3,wv,ape,tta,dts,mpc,mpc8";
 
 struct decoding {
     int fd;
@@ -51,13 +52,14 @@ static int fail(struct err *err, int code, const char *what, int av)
 {
     char why[AV_ERROR_MAX_STRING_SIZE] = "";
     av_strerror(av, why, sizeof why);
-    return err_set(err, code, "audio: %s (%s): send WAV, MP3, FLAC, OGG, Opus, M4A or a video with sound", what, why);
+    return err_set(err, code, "audio: %s (%s): send WAV, MP3, FLAC, OGG, Opus, M4A or a video with sound",
+                   what, why);
 }
 
 static int too_long(struct err *err, double seconds, const struct audio_limit *l)
 {
-    return err_set(err, ERR_INVALID, "audio: %.1f s is longer than the limit of %.1f s: cut it into parts", seconds,
-                   l->max_s);
+    return err_set(err, ERR_INVALID, "audio: %.1f s is longer than the limit of %.1f s: cut it into parts",
+                   seconds, l->max_s);
 }
 
 static int open_codec(struct decoding *d, struct err *err)
@@ -65,7 +67,8 @@ static int open_codec(struct decoding *d, struct err *err)
     const AVCodec *codec = NULL;
     int rc = av_find_best_stream(d->format, AVMEDIA_TYPE_AUDIO, -1, -1, &codec, 0);
     if (rc == AVERROR_STREAM_NOT_FOUND)
-        return err_set(err, ERR_MEDIA, "audio: the file has no audio stream: send a sound file or a video with sound");
+        return err_set(err, ERR_MEDIA,
+                       "audio: the file has no audio stream: send a sound file or a video with sound");
     if (rc < 0)
         return fail(err, ERR_MEDIA, "no decoder for this sound", rc);
     d->stream = rc;
@@ -191,7 +194,8 @@ static int append(struct decoding *d, struct err *err)
         s->channels = channels > 2 ? 1 : channels;
     }
     if (d->frame->sample_rate != s->rate || channels < 1 || (channels > 2 ? 1 : channels) != s->channels)
-        return err_set(err, ERR_MEDIA, "audio: the rate or the channels change inside the file: convert it to WAV");
+        return err_set(err, ERR_MEDIA,
+                       "audio: the rate or the channels change inside the file: convert it to WAV");
     if (grow(d, d->frame->nb_samples) < 0)
         return err_set(err, ERR_NOMEM, "audio: no memory for the samples");
     for (int64_t i = 0; i < d->frame->nb_samples; i++) {
@@ -199,7 +203,8 @@ static int append(struct decoding *d, struct err *err)
         for (int c = 0; c < channels; c++) {
             float v = sample_of(d->frame, i, c, channels);
             if (!isfinite(v))
-                return err_set(err, ERR_MEDIA, "audio: sample %lld is not a finite number: export the sound again",
+                return err_set(err, ERR_MEDIA,
+                               "audio: sample %lld is not a finite number: export the sound again",
                                (long long)s->n);
             sum += v;
             if (channels <= 2)
@@ -246,15 +251,17 @@ int audio_in_fd(int fd, const struct audio_limit *limit, struct sound *ret, stru
     struct sound s = {0};
     struct decoding d = {.fd = fd, .limit = limit, .out = &s};
     av_log_set_level(AV_LOG_QUIET);
-    int rc = lseek(fd, 0, SEEK_SET) < 0 ? err_set(err, ERR_IO, "audio: %s", strerror(errno)) : open_file(&d, err);
+    int rc =
+        lseek(fd, 0, SEEK_SET) < 0 ? err_set(err, ERR_IO, "audio: %s", strerror(errno)) : open_file(&d, err);
     if (rc == 0)
         rc = decode_all(&d, err);
     decoding_done(&d);
     if (rc == 0 && s.n == 0)
-        rc = err_set(err, ERR_MEDIA, "audio: the file holds no samples (0 s): at least %.2f s are needed", limit->min_s);
-    if (rc == 0 && (double)s.n < limit->min_s * s.rate)
-        rc = err_set(err, ERR_INVALID, "audio: %.2f s is too short: at least %.2f s are needed", (double)s.n / s.rate,
+        rc = err_set(err, ERR_MEDIA, "audio: the file holds no samples (0 s): at least %.2f s are needed",
                      limit->min_s);
+    if (rc == 0 && (double)s.n < limit->min_s * s.rate)
+        rc = err_set(err, ERR_INVALID, "audio: %.2f s is too short: at least %.2f s are needed",
+                     (double)s.n / s.rate, limit->min_s);
     if (rc < 0)
         sound_done(&s);
     else

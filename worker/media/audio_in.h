@@ -2,10 +2,11 @@
  *
  *     struct sound s;
  *     if ((rc = audio_in_open(path, &limit, &s, &err)) < 0) ...     decoded, as it is in the file
- *     rc = audio_in_wave(&s, &wave, &err);                          mono (mean of the channels), 16 kHz: for the model
+ *     rc = audio_in_wave(&s, &wave, &err);     for the model: mono (mean of the channels), 16 kHz
  *     sound_done(&s);
  *
- * i16 samples become s/32768, the mean over channels comes before resampling (both as the reference's loader does).
+ * i16 samples become s/32768, the mean over channels comes before resampling (both as the reference's loader
+ * does).
  */
 #ifndef WORKER_MEDIA_AUDIO_IN_H
 #define WORKER_MEDIA_AUDIO_IN_H
@@ -23,7 +24,8 @@ struct sound {
 };
 
 struct audio_limit {
-    double min_s, max_s; /* seconds; outside: ERR_INVALID naming both. The container's own length is checked first */
+    double min_s,
+        max_s; /* seconds; outside: ERR_INVALID naming both. The container's own length is checked first */
 };
 
 /* ERR_MEDIA: not decodable, no audio stream, samples that are not finite. ERR_NOTFOUND, ERR_NOMEM. */

@@ -61,7 +61,8 @@ static void size_webp(struct bytes b, uint64_t *w, uint64_t *h)
     }
 }
 
-/* The next JPEG marker from *at on, 0 at the end. *ret_body is behind it; *at goes behind its segment, if it has one. */
+/* The next JPEG marker from *at on, 0 at the end. *ret_body is behind it; *at goes behind its segment, if it
+ * has one. */
 static uint8_t next_mark(struct bytes b, size_t *at, size_t *ret_body)
 {
     for (size_t i = *at; i + 4 <= b.n; i++) {
@@ -113,8 +114,12 @@ enum claim_kind claim_kind_of(const uint8_t *data, size_t n)
         size_t at, len;
         const char *magic;
     } row[] = {
-        {CLAIM_PNG, 0, 8, "\x89PNG\r\n\x1a\n"}, {CLAIM_JPEG, 0, 3, "\xff\xd8\xff"}, {CLAIM_WEBP, 8, 4, "WEBP"},
-        {CLAIM_GIF, 0, 4, "GIF8"},              {CLAIM_BMP, 0, 2, "BM"},            {CLAIM_TIFF, 0, 4, "II*\0"},
+        {CLAIM_PNG, 0, 8, "\x89PNG\r\n\x1a\n"},
+        {CLAIM_JPEG, 0, 3, "\xff\xd8\xff"},
+        {CLAIM_WEBP, 8, 4, "WEBP"},
+        {CLAIM_GIF, 0, 4, "GIF8"},
+        {CLAIM_BMP, 0, 2, "BM"},
+        {CLAIM_TIFF, 0, 4, "II*\0"},
         {CLAIM_TIFF, 0, 4, "MM\0*"},
     };
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
@@ -126,7 +131,7 @@ enum claim_kind claim_kind_of(const uint8_t *data, size_t n)
 
 void claim_size(const uint8_t *data, size_t n, uint64_t *ret_w, uint64_t *ret_h)
 {
-    static void (*const size_of[CLAIM_KINDS])(struct bytes b, uint64_t *w, uint64_t *h) = {
+    static void (*const size_of[CLAIM_KINDS])(struct bytes b, uint64_t * w, uint64_t * h) = {
         [CLAIM_PNG] = size_png, [CLAIM_JPEG] = size_jpeg, [CLAIM_WEBP] = size_webp,
         [CLAIM_GIF] = size_gif, [CLAIM_BMP] = size_bmp,   [CLAIM_TIFF] = size_tiff,
     };

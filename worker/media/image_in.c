@@ -30,8 +30,10 @@ static int fail(struct err *err, const char *what, int av)
     if (av == AVERROR(ENOMEM))
         return err_set(err, ERR_NOMEM, "image: no memory to decode it");
     av_strerror(av, why, sizeof why);
-    return err_set(err, ERR_MEDIA, "image: %s (%s): the file is damaged or of a kind that is not supported; send a PNG or "
-                   "JPEG", what, why);
+    return err_set(err, ERR_MEDIA,
+                   "image: %s (%s): the file is damaged or of a kind that is not supported; send a PNG or "
+                   "JPEG",
+                   what, why);
 }
 
 static int read_all(int fd, uint8_t *dst, int64_t n, struct err *err)
@@ -55,7 +57,8 @@ static int read_file(struct decoding *d, int fd, struct err *err)
     if (fstat(fd, &st) < 0)
         return err_set(err, ERR_IO, "image: %s", strerror(errno));
     if (st.st_size == 0)
-        return err_set(err, ERR_MEDIA, "image: the file is empty (0 bytes): send a PNG, JPEG, WebP, GIF, BMP or TIFF");
+        return err_set(err, ERR_MEDIA,
+                       "image: the file is empty (0 bytes): send a PNG, JPEG, WebP, GIF, BMP or TIFF");
     if (st.st_size > IMAGE_IN_MAX_BYTES)
         return err_set(err, ERR_TOOBIG, "image: %lld bytes, the limit is %d: send a smaller picture",
                        (long long)st.st_size, IMAGE_IN_MAX_BYTES);
@@ -76,11 +79,14 @@ static int check_claim(const AVPacket *p, enum AVCodecID *ret_codec, struct err 
     enum claim_kind kind = claim_kind_of(b, (size_t)p->size);
     uint64_t w, h;
     if (kind == CLAIM_KINDS)
-        return err_set(err, ERR_MEDIA, "image: not a picture (first bytes %02x %02x %02x %02x): send a PNG, JPEG, WebP, "
-                       "GIF, BMP or TIFF", b[0], p->size > 1 ? b[1] : 0, p->size > 2 ? b[2] : 0, p->size > 3 ? b[3] : 0);
+        return err_set(err, ERR_MEDIA,
+                       "image: not a picture (first bytes %02x %02x %02x %02x): send a PNG, JPEG, WebP, "
+                       "GIF, BMP or TIFF",
+                       b[0], p->size > 1 ? b[1] : 0, p->size > 2 ? b[2] : 0, p->size > 3 ? b[3] : 0);
     claim_size(b, (size_t)p->size, &w, &h);
     if (h && w > IMAGE_IN_MAX_PIXELS / h)
-        return err_set(err, ERR_TOOBIG, "image: %llux%llu pixels, the limit is %d megapixels: send a smaller picture",
+        return err_set(err, ERR_TOOBIG,
+                       "image: %llux%llu pixels, the limit is %d megapixels: send a smaller picture",
                        (unsigned long long)w, (unsigned long long)h, IMAGE_IN_MAX_PIXELS / 1000000);
     if (claim_is_cut(b, (size_t)p->size))
         return fail(err, "it ends before the picture does", AVERROR_INVALIDDATA);
@@ -130,8 +136,8 @@ static uint8_t *riff_chunk(uint8_t *at, uint8_t *end, const char *name, uint8_t 
     return NULL;
 }
 
-/* libav does not know animated WebP: the first frame's picture chunk is moved to the front, so that the packet is the
- * still WebP of that frame ("RIFF" size "WEBP" chunk). Anything else stays as it is. */
+/* libav does not know animated WebP: the first frame's picture chunk is moved to the front, so that the
+ * packet is the still WebP of that frame ("RIFF" size "WEBP" chunk). Anything else stays as it is. */
 static void first_webp_frame(AVPacket *p)
 {
     uint8_t *end = p->data + p->size, *frame, *frame_end, *bits = NULL, *bits_end = NULL;
@@ -173,7 +179,8 @@ static int decode_first(struct decoding *d, int fd, struct err *err)
     return rc < 0 ? fail(err, "it cannot be decoded", rc) : 0;
 }
 
-/* ---- EXIF: 1 as it is, 2..8 mirrored and turned ---------------------------------------------------------------- */
+/* ---- EXIF: 1 as it is, 2..8 mirrored and turned
+ * ---------------------------------------------------------------- */
 
 static int orientation_of(const AVFrame *f)
 {
@@ -189,8 +196,8 @@ static int orientation_of(const AVFrame *f)
 static int64_t source_of(int o, const struct image *src, int x, int y)
 {
     int w = src->width - 1, h = src->height - 1;
-    const int from[9][2] = {{x, y},         {x, y}, {w - x, y},     {w - x, h - y}, {x, h - y},
-                            {y, x},         {y, h - x}, {w - y, h - x}, {w - y, x}};
+    const int from[9][2] = {{x, y}, {x, y},     {w - x, y},     {w - x, h - y}, {x, h - y},
+                            {y, x}, {y, h - x}, {w - y, h - x}, {w - y, x}};
     return ((int64_t)from[o][1] * src->width + from[o][0]) * 3;
 }
 
@@ -215,17 +222,18 @@ static int to_rgb(const AVFrame *f, bool turn, struct image *ret, struct err *er
 {
     struct image im = {.width = f->width, .height = f->height};
     if (f->width < IMAGE_IN_MIN_SIDE || f->height < IMAGE_IN_MIN_SIDE)
-        return err_set(err, ERR_INVALID, "image: %dx%d pixels is too small: at least %dx%d are needed", f->width, f->height,
-                       IMAGE_IN_MIN_SIDE, IMAGE_IN_MIN_SIDE);
+        return err_set(err, ERR_INVALID, "image: %dx%d pixels is too small: at least %dx%d are needed",
+                       f->width, f->height, IMAGE_IN_MIN_SIDE, IMAGE_IN_MIN_SIDE);
     im.pixels = mem_alloc((size_t)f->width * (size_t)f->height * 3);
     int rc = im.pixels ? image_rgb_from(f, &im) : ERR_NOMEM;
     if (rc == 0 && turn)
         rc = turned(orientation_of(f), &im);
     if (rc < 0) {
         image_done(&im);
-        return err_set(err, rc == ERR_UNSUPPORTED ? ERR_MEDIA : rc, rc == ERR_UNSUPPORTED
-                       ? "image: its pixel format is not supported: save it as an 8-bit PNG or JPEG"
-                       : "image: no memory for its pixels");
+        return err_set(err, rc == ERR_UNSUPPORTED ? ERR_MEDIA : rc,
+                       rc == ERR_UNSUPPORTED
+                           ? "image: its pixel format is not supported: save it as an 8-bit PNG or JPEG"
+                           : "image: no memory for its pixels");
     }
     *ret = im;
     return 0;

@@ -20,7 +20,8 @@ static int encode(const struct image *im, AVCodecContext *c, AVFrame *f, AVPacke
     if (rc < 0)
         return rc;
     for (int y = 0; y < im->height; y++)
-        memcpy(f->data[0] + (int64_t)y * f->linesize[0], im->pixels + (int64_t)y * im->width * 3, (size_t)im->width * 3);
+        memcpy(f->data[0] + (int64_t)y * f->linesize[0], im->pixels + (int64_t)y * im->width * 3,
+               (size_t)im->width * 3);
     if ((rc = avcodec_send_frame(c, f)) >= 0 && (rc = avcodec_send_frame(c, NULL)) >= 0)
         rc = avcodec_receive_packet(c, p);
     return rc;
@@ -29,7 +30,8 @@ static int encode(const struct image *im, AVCodecContext *c, AVFrame *f, AVPacke
 static int write_file(const char *path, const AVPacket *p, struct err *err)
 {
     FILE *f = fopen(path, "wb");
-    bool ok = f && fwrite(p->data, 1, (size_t)p->size, f) == (size_t)p->size && fflush(f) == 0 && fsync(fileno(f)) == 0;
+    bool ok = f && fwrite(p->data, 1, (size_t)p->size, f) == (size_t)p->size && fflush(f) == 0 &&
+              fsync(fileno(f)) == 0;
     int why = errno;
     if (f && fclose(f) != 0)
         ok = false;

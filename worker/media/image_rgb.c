@@ -5,7 +5,6 @@
 #include <stdbool.h>
 #include <string.h>
 
-
 /* One row of packed or grey pixels to RGB. */
 typedef void row_fn(uint8_t *dst, const uint8_t *src, int width, const AVFrame *f);
 
@@ -78,10 +77,12 @@ static void row_packed(uint8_t *dst, const uint8_t *src, int width, const AVFram
     static const struct {
         int format, step, r, g, b;
     } row[] = {
-        {AV_PIX_FMT_RGB24, 3, 0, 1, 2}, {AV_PIX_FMT_BGR24, 3, 2, 1, 0},   {AV_PIX_FMT_RGBA, 4, 0, 1, 2},
-        {AV_PIX_FMT_BGRA, 4, 2, 1, 0},  {AV_PIX_FMT_ARGB, 4, 1, 2, 3},    {AV_PIX_FMT_ABGR, 4, 3, 2, 1},
-        {AV_PIX_FMT_RGB0, 4, 0, 1, 2},  {AV_PIX_FMT_BGR0, 4, 2, 1, 0},    {AV_PIX_FMT_0RGB, 4, 1, 2, 3},
-        {AV_PIX_FMT_RGB48BE, 6, 0, 2, 4}, {AV_PIX_FMT_RGBA64BE, 8, 0, 2, 4}, {AV_PIX_FMT_RGB48LE, 6, 1, 3, 5},
+        {AV_PIX_FMT_RGB24, 3, 0, 1, 2},    {AV_PIX_FMT_BGR24, 3, 2, 1, 0},
+        {AV_PIX_FMT_RGBA, 4, 0, 1, 2},     {AV_PIX_FMT_BGRA, 4, 2, 1, 0},
+        {AV_PIX_FMT_ARGB, 4, 1, 2, 3},     {AV_PIX_FMT_ABGR, 4, 3, 2, 1},
+        {AV_PIX_FMT_RGB0, 4, 0, 1, 2},     {AV_PIX_FMT_BGR0, 4, 2, 1, 0},
+        {AV_PIX_FMT_0RGB, 4, 1, 2, 3},     {AV_PIX_FMT_RGB48BE, 6, 0, 2, 4},
+        {AV_PIX_FMT_RGBA64BE, 8, 0, 2, 4}, {AV_PIX_FMT_RGB48LE, 6, 1, 3, 5},
         {AV_PIX_FMT_RGBA64LE, 8, 1, 3, 5},
     };
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
@@ -113,7 +114,8 @@ static row_fn *row_for(int format)
     }
 }
 
-/* ---- planes: GBR and YCbCr ------------------------------------------------------------------------------------ */
+/* ---- planes: GBR and YCbCr
+ * ------------------------------------------------------------------------------------ */
 
 static void from_gbr(const AVFrame *f, struct image *im)
 {
@@ -133,12 +135,13 @@ static int clamp_index(int i, int n)
     return i < 0 ? 0 : i >= n ? n - 1 : i;
 }
 
-/* Chroma at pixel (x, y) of a plane that is half as wide (and half as high): 3/4 of the nearer sample and 1/4 of the
- * farther one along each halved axis, rounded once, as libjpeg's "fancy" upsampling does. */
+/* Chroma at pixel (x, y) of a plane that is half as wide (and half as high): 3/4 of the nearer sample and 1/4
+ * of the farther one along each halved axis, rounded once, as libjpeg's "fancy" upsampling does. */
 static int chroma_at(const uint8_t *plane, int line, int w, int h, int x, int y, int sx, int sy)
 {
     int x0 = x >> sx, y0 = y >> sy;
-    int x1 = sx ? clamp_index(x0 + (x & 1 ? 1 : -1), w) : x0, y1 = sy ? clamp_index(y0 + (y & 1 ? 1 : -1), h) : y0;
+    int x1 = sx ? clamp_index(x0 + (x & 1 ? 1 : -1), w) : x0,
+        y1 = sy ? clamp_index(y0 + (y & 1 ? 1 : -1), h) : y0;
     if (sx && sy) {
         int near_row = 3 * plane[y0 * line + x0] + plane[y1 * line + x0];
         int far_row = 3 * plane[y0 * line + x1] + plane[y1 * line + x1];
@@ -177,8 +180,9 @@ static void from_yuv(const AVFrame *f, const AVPixFmtDescriptor *d, struct image
 
 static bool is_yuv8(const AVPixFmtDescriptor *d)
 {
-    return (d->flags & AV_PIX_FMT_FLAG_PLANAR) && !(d->flags & AV_PIX_FMT_FLAG_RGB) && d->nb_components >= 3 &&
-           d->comp[0].depth == 8 && d->log2_chroma_w <= 1 && d->log2_chroma_h <= 1 && d->comp[1].step == 1;
+    return (d->flags & AV_PIX_FMT_FLAG_PLANAR) && !(d->flags & AV_PIX_FMT_FLAG_RGB) &&
+           d->nb_components >= 3 && d->comp[0].depth == 8 && d->log2_chroma_w <= 1 && d->log2_chroma_h <= 1 &&
+           d->comp[1].step == 1;
 }
 
 int image_rgb_from(const AVFrame *f, struct image *ret)
@@ -195,11 +199,13 @@ int image_rgb_from(const AVFrame *f, struct image *ret)
         from_yuv(f, d, ret);
         return 0;
     }
-    if (!row && (d->flags & AV_PIX_FMT_FLAG_RGB) && !(d->flags & AV_PIX_FMT_FLAG_PLANAR) && d->comp[0].depth >= 8)
+    if (!row && (d->flags & AV_PIX_FMT_FLAG_RGB) && !(d->flags & AV_PIX_FMT_FLAG_PLANAR) &&
+        d->comp[0].depth >= 8)
         row = row_packed;
     if (!row)
         return ERR_UNSUPPORTED;
     for (int y = 0; y < ret->height; y++)
-        row(ret->pixels + (int64_t)y * ret->width * 3, f->data[0] + (int64_t)y * f->linesize[0], ret->width, f);
+        row(ret->pixels + (int64_t)y * ret->width * 3, f->data[0] + (int64_t)y * f->linesize[0], ret->width,
+            f);
     return 0;
 }

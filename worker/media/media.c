@@ -25,7 +25,8 @@ int media_open(const char *what, const char *path, int *ret_fd, struct err *err)
     struct stat st;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not keep us waiting */
     if (fd < 0)
-        return err_set(err, errno == ENOENT ? ERR_NOTFOUND : ERR_IO, "%s: %s: %s", what, path, strerror(errno));
+        return err_set(err, errno == ENOENT ? ERR_NOTFOUND : ERR_IO, "%s: %s: %s", what, path,
+                       strerror(errno));
     if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) {
         *ret_fd = fd;
         return 0;

@@ -14,7 +14,8 @@
 #include "common/str.h"
 #include "worker/media/resample.h"
 
-#define X264_THREADS 4 /* fixed: its output depends on the number, and the number must not depend on the machine */
+#define X264_THREADS                                                                                         \
+    4 /* fixed: its output depends on the number, and the number must not depend on the machine */
 
 struct track {
     AVCodecContext *codec;
@@ -65,7 +66,8 @@ void mp4_abort(struct mp4 *m)
     mem_free(m);
 }
 
-/* ---- tracks ------------------------------------------------------------------------------------------------------ */
+/* ---- tracks
+ * ------------------------------------------------------------------------------------------------------ */
 
 static int track_open(struct mp4 *m, struct track *t, const char *encoder, struct err *err)
 {
@@ -115,8 +117,9 @@ static int open_video(struct mp4 *m, const struct mp4_options *o, struct err *er
         return rc;
     if (av_frame_get_buffer(m->video.frame, 0) < 0)
         return err_set(err, ERR_NOMEM, "video: no memory for a frame");
-    m->scale = sws_getContext(o->width, o->height, AV_PIX_FMT_RGB24, o->width, o->height, AV_PIX_FMT_YUV420P,
-                              SWS_BILINEAR | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INP | SWS_BITEXACT, NULL, NULL, NULL);
+    m->scale =
+        sws_getContext(o->width, o->height, AV_PIX_FMT_RGB24, o->width, o->height, AV_PIX_FMT_YUV420P,
+                       SWS_BILINEAR | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INP | SWS_BITEXACT, NULL, NULL, NULL);
     if (!m->scale)
         return err_set(err, ERR_NOMEM, "video: no colour conversion for %dx%d", o->width, o->height);
     const int *table = sws_getCoefficients(SWS_CS_ITU709);
@@ -155,11 +158,13 @@ int64_t mp4_count(const struct mp4 *m)
     return m->n_frames;
 }
 
-/* ---- sound ------------------------------------------------------------------------------------------------------- */
+/* ---- sound
+ * ------------------------------------------------------------------------------------------------------- */
 
 static int aac_rate(int rate)
 {
-    static const int known[] = {96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000};
+    static const int known[] = {96000, 88200, 64000, 48000, 44100, 32000,
+                                24000, 22050, 16000, 12000, 11025, 8000};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (known[i] == rate)
             return rate;
@@ -212,7 +217,8 @@ int mp4_sound(struct mp4 *m, const struct sound *s, struct err *err)
     return track_start(&m->sound, err);
 }
 
-/* ---- writing ----------------------------------------------------------------------------------------------------- */
+/* ---- writing
+ * ----------------------------------------------------------------------------------------------------- */
 
 static int write_packets(struct mp4 *m, struct track *t, const AVFrame *f, struct err *err)
 {

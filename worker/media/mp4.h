@@ -2,13 +2,13 @@
  *
  *     struct mp4 *m;
  *     if ((rc = mp4_open(&m, path, &options, &err)) < 0) ...
- *     rc = mp4_frames(m, rgb, n, &err);           as they are decoded
- *     rc = mp4_sound(m, &sound, &err);            once, before the first frame
- *     rc = mp4_finish(m, &err);                   flush, trailer, fsync; frees m
- *     mp4_abort(m);                               instead of finish: frees, leaves the (useless) file to the caller
+ *     rc = mp4_sound(m, &sound, &err);     once, before the first frame; left out for a mute video
+ *     rc = mp4_frames(m, rgb, n, &err);    as they are decoded
+ *     rc = mp4_finish(m, &err);            flush, trailer, fsync; frees m
+ *     mp4_abort(m);                        instead: frees, leaves the (useless) file to the caller
  *
- * The sound is cut to the end of the last frame, plus what is left of a frame. Same frames and sound: same bytes (fixed
- * encoder threads, no dates, no version texts).
+ * The sound is cut to the end of the last frame, plus what is left of a frame. Same frames and sound: same
+ * bytes (fixed encoder threads, no dates, no version texts).
  */
 #ifndef WORKER_MEDIA_MP4_H
 #define WORKER_MEDIA_MP4_H
@@ -21,9 +21,9 @@
 struct mp4;
 
 struct mp4_options {
-    int width, height; /* even */
-    double fps;        /* 25 or 12.5 (any multiple of 0.5) */
-    int crf;           /* 0..51; 17 is visually lossless */
+    int width, height;  /* even */
+    double fps;         /* 25 or 12.5 (any multiple of 0.5) */
+    int crf;            /* 0..51; 17 is visually lossless */
     const char *preset; /* of x264; NULL: "medium" */
 };
 

@@ -16,7 +16,8 @@ int resample_to(const float *x, int64_t n, int rate, int to, float **ret, int64_
         memcpy(y, x, (size_t)n * sizeof *y);
     } else if (n > 0) {
         soxr_quality_spec_t q = soxr_quality_spec(SOXR_HQ, 0);
-        soxr_error_t e = soxr_oneshot(rate, to, 1, x, (size_t)n, &used, y, (size_t)want, &made, NULL, &q, NULL);
+        soxr_error_t e =
+            soxr_oneshot(rate, to, 1, x, (size_t)n, &used, y, (size_t)want, &made, NULL, &q, NULL);
         if (e) {
             mem_free(y);
             return err_set(err, ERR_MEDIA, "audio: resampling from %d Hz to %d Hz: %s", rate, to, e);

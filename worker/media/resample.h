@@ -1,5 +1,5 @@
-/* resample.h -- mono sound to 16 kHz with soxr's HQ quality (20 bit, linear phase): the library the reference's own
- * loader uses. Output length ceil(n * 16000 / rate); nothing is done at 16 kHz. */
+/* resample.h -- mono sound to 16 kHz with soxr's HQ quality (20 bit, linear phase): the library the
+ * reference's own loader uses. Output length ceil(n * 16000 / rate); nothing is done at 16 kHz. */
 #ifndef WORKER_MEDIA_RESAMPLE_H
 #define WORKER_MEDIA_RESAMPLE_H
 

@@ -138,7 +138,8 @@ int resize_image(const struct image *src, int width, int height, enum resize_fil
     const struct image *from = src;
     int rc = 0;
     if (width < 1 || height < 1 || src->width < 1 || src->height < 1)
-        return err_set(err, ERR_INVALID, "resize: %dx%d to %dx%d has no pixels", src->width, src->height, width, height);
+        return err_set(err, ERR_INVALID, "resize: %dx%d to %dx%d has no pixels", src->width, src->height,
+                       width, height);
     if (width != src->width) {
         rc = pass(src, width, src->height, filter, &mid);
         from = &mid;

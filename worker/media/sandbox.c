@@ -36,7 +36,8 @@ void sandbox_deadline(int ms)
     deadline_ms = ms;
 }
 
-/* ---- children -------------------------------------------------------------------------------------------------- */
+/* ---- children
+ * -------------------------------------------------------------------------------------------------- */
 
 static int set_up(posix_spawn_file_actions_t *files, posix_spawnattr_t *attr, int socket)
 {
@@ -59,11 +60,13 @@ static int set_up(posix_spawn_file_actions_t *files, posix_spawnattr_t *attr, in
     if (rc == 0) /* a group of its own (0): what is typed at the terminal does not reach it */
         rc = posix_spawnattr_setpgroup(attr, 0);
     if (rc == 0)
-        rc = posix_spawnattr_setflags(attr, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP);
+        rc = posix_spawnattr_setflags(attr,
+                                      POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP);
     return rc;
 }
 
-/* With an empty environment: what is secret in ours stays here. Only the way to the libraries is passed on. */
+/* With an empty environment: what is secret in ours stays here. Only the way to the libraries is passed on.
+ */
 static int spawn(pid_t *ret, int socket)
 {
     static char name[] = "troupe-media", word[] = SANDBOX_WORD;
@@ -143,7 +146,8 @@ static bool send_request(const struct child *c, const struct sandbox_wire_reques
     } control = {0};
     const int fd[2] = {file, result};
     struct iovec part = {(void *)(uintptr_t)q, sizeof *q};
-    struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    struct msghdr m = {
+        .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
     struct cmsghdr *h = CMSG_FIRSTHDR(&m);
     h->cmsg_level = SOL_SOCKET;
     h->cmsg_type = SCM_RIGHTS;
@@ -157,7 +161,8 @@ static bool send_request(const struct child *c, const struct sandbox_wire_reques
 }
 
 /* A child that has the request. The spare one may have died meanwhile: then a new one. */
-static int engage(struct child *ret, const struct sandbox_wire_request *q, int file, int result, struct err *err)
+static int engage(struct child *ret, const struct sandbox_wire_request *q, int file, int result,
+                  struct err *err)
 {
     struct child c = take_spare();
     if (c.pid != 0 && send_request(&c, q, file, result)) {
@@ -177,7 +182,8 @@ static int engage(struct child *ret, const struct sandbox_wire_request *q, int f
     return 0;
 }
 
-/* ---- the end of a child ---------------------------------------------------------------------------------------- */
+/* ---- the end of a child
+ * ---------------------------------------------------------------------------------------- */
 
 static int64_t now_ms(void)
 {
@@ -212,18 +218,26 @@ static int verdict(const char *what, int status, struct err *err)
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
         return 0;
     if (WIFEXITED(status))
-        return err_set(err, ERR_IO, "%s: the decoder process ended with status %d", what, WEXITSTATUS(status));
+        return err_set(err, ERR_IO, "%s: the decoder process ended with status %d", what,
+                       WEXITSTATUS(status));
     int sig = WTERMSIG(status);
     if (sig == SIGKILL || sig == SIGTERM || sig == SIGINT || sig == SIGHUP)
-        return err_set(err, ERR_NOMEM, "%s: the decoder was killed from outside (signal %d), perhaps for want of memory", what,
-                       sig);
+        return err_set(err, ERR_NOMEM,
+                       "%s: the decoder was killed from outside (signal %d), perhaps for want of memory",
+                       what, sig);
     if (sig == SIGXCPU)
-        return err_set(err, ERR_MEDIA, "%s: decoding this file takes too long: it is damaged or hostile; export it again", what);
-    return err_set(err, ERR_MEDIA, "%s: the decoder crashed on this file (signal %d): it is damaged or hostile; export it again "
-                   "with another program", what, sig);
+        return err_set(err, ERR_MEDIA,
+                       "%s: decoding this file takes too long: it is damaged or hostile; export it again",
+                       what);
+    return err_set(
+        err, ERR_MEDIA,
+        "%s: the decoder crashed on this file (signal %d): it is damaged or hostile; export it again "
+        "with another program",
+        what, sig);
 }
 
-/* ---- answers: foreign bytes ------------------------------------------------------------------------------------ */
+/* ---- answers: foreign bytes
+ * ------------------------------------------------------------------------------------ */
 
 static bool is_whole(const void *data, size_t n)
 {
@@ -233,8 +247,11 @@ static bool is_whole(const void *data, size_t n)
 
 static int nonsense(const char *what, struct err *err)
 {
-    return err_set(err, ERR_MEDIA, "%s: the decoder gave no sensible answer for this file: it is damaged or hostile; export it "
-                   "again with another program", what);
+    return err_set(
+        err, ERR_MEDIA,
+        "%s: the decoder gave no sensible answer for this file: it is damaged or hostile; export it "
+        "again with another program",
+        what);
 }
 
 /* A failure must be one that decoders have: none of those that mean something to the queue. */
@@ -291,8 +308,10 @@ static int decode_with(const char *what, struct sandbox_wire_request *q, int fil
     if (rc < 0)
         return rc;
     if (!wait_for(&c, &status))
-        return err_set(err, ERR_MEDIA, "%s: decoding this file takes longer than %d s: it is damaged or hostile; export it again",
-                       what, deadline_ms / 1000);
+        return err_set(
+            err, ERR_MEDIA,
+            "%s: decoding this file takes longer than %d s: it is damaged or hostile; export it again", what,
+            deadline_ms / 1000);
     if ((rc = verdict(what, status, err)) < 0)
         return rc;
     if (read_at(result, ret, sizeof *ret, 0) < 0 || ret->magic != SANDBOX_WIRE_MAGIC)
@@ -320,7 +339,8 @@ int sandbox_image_fd(int fd, bool turn, struct image *ret, struct err *err)
         return rc;
     rc = decode_with("image", &q, fd, result, &r, err);
     sandbox_warm();
-    if (rc == 0 && (r.width < IMAGE_IN_MIN_SIDE || r.height < IMAGE_IN_MIN_SIDE || r.width > IMAGE_IN_MAX_PIXELS / r.height))
+    if (rc == 0 && (r.width < IMAGE_IN_MIN_SIDE || r.height < IMAGE_IN_MIN_SIDE ||
+                    r.width > IMAGE_IN_MAX_PIXELS / r.height))
         rc = nonsense("image", err);
     if (rc == 0)
         rc = take_data("image", result, (size_t)r.width * (size_t)r.height * 3, &pixels, err);
@@ -341,7 +361,8 @@ static bool is_finite(const float *p, int64_t n)
 
 int sandbox_audio_fd(int fd, const struct audio_limit *limit, struct sound *ret, struct err *err)
 {
-    struct sandbox_wire_request q = {.kind = SANDBOX_WIRE_AUDIO, .min_s = limit->min_s, .max_s = limit->max_s};
+    struct sandbox_wire_request q = {
+        .kind = SANDBOX_WIRE_AUDIO, .min_s = limit->min_s, .max_s = limit->max_s};
     struct sandbox_wire_reply r;
     void *samples = NULL;
     int result = -1;
@@ -350,8 +371,9 @@ int sandbox_audio_fd(int fd, const struct audio_limit *limit, struct sound *ret,
         return rc;
     rc = decode_with("audio", &q, fd, result, &r, err);
     sandbox_warm();
-    if (rc == 0 && (r.channels < 1 || r.channels > 2 || r.rate < 1 || r.n < 1 || (double)r.n > limit->max_s * r.rate ||
-                    (double)r.n < limit->min_s * r.rate || r.n > INT32_MAX))
+    if (rc == 0 &&
+        (r.channels < 1 || r.channels > 2 || r.rate < 1 || r.n < 1 || (double)r.n > limit->max_s * r.rate ||
+         (double)r.n < limit->min_s * r.rate || r.n > INT32_MAX))
         rc = nonsense("audio", err);
     if (rc == 0)
         rc = take_data("audio", result, (size_t)r.n * (size_t)r.channels * sizeof(float), &samples, err);

@@ -24,7 +24,8 @@
 #define SANITIZED 0
 #endif
 
-/* ---- what it gives up ------------------------------------------------------------------------------------------ */
+/* ---- what it gives up
+ * ------------------------------------------------------------------------------------------ */
 
 static void limit(int what, rlim_t most)
 {
@@ -37,12 +38,37 @@ static void limit(int what, rlim_t most)
 static int allow(scmp_filter_ctx f)
 {
     static const int call[] = {
-        SCMP_SYS(read), SCMP_SYS(pread64), SCMP_SYS(readv), SCMP_SYS(write), SCMP_SYS(pwrite64), SCMP_SYS(writev),
-        SCMP_SYS(lseek), SCMP_SYS(fstat), SCMP_SYS(close), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(brk),
-        SCMP_SYS(madvise), SCMP_SYS(futex), SCMP_SYS(exit), SCMP_SYS(exit_group), SCMP_SYS(rt_sigreturn),
-        SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigaction), SCMP_SYS(sigaltstack), SCMP_SYS(clock_gettime),
-        SCMP_SYS(gettimeofday), SCMP_SYS(time), SCMP_SYS(getpid), SCMP_SYS(gettid), SCMP_SYS(getrandom),
-        SCMP_SYS(sched_getaffinity), SCMP_SYS(sched_yield), SCMP_SYS(restart_syscall), SCMP_SYS(sysinfo), SCMP_SYS(getcpu),
+        SCMP_SYS(read),
+        SCMP_SYS(pread64),
+        SCMP_SYS(readv),
+        SCMP_SYS(write),
+        SCMP_SYS(pwrite64),
+        SCMP_SYS(writev),
+        SCMP_SYS(lseek),
+        SCMP_SYS(fstat),
+        SCMP_SYS(close),
+        SCMP_SYS(munmap),
+        SCMP_SYS(mremap),
+        SCMP_SYS(brk),
+        SCMP_SYS(madvise),
+        SCMP_SYS(futex),
+        SCMP_SYS(exit),
+        SCMP_SYS(exit_group),
+        SCMP_SYS(rt_sigreturn),
+        SCMP_SYS(rt_sigprocmask),
+        SCMP_SYS(rt_sigaction),
+        SCMP_SYS(sigaltstack),
+        SCMP_SYS(clock_gettime),
+        SCMP_SYS(gettimeofday),
+        SCMP_SYS(time),
+        SCMP_SYS(getpid),
+        SCMP_SYS(gettid),
+        SCMP_SYS(getrandom),
+        SCMP_SYS(sched_getaffinity),
+        SCMP_SYS(sched_yield),
+        SCMP_SYS(restart_syscall),
+        SCMP_SYS(sysinfo),
+        SCMP_SYS(getcpu),
     };
     const struct scmp_arg_cmp not_executable = SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0);
     int rc = 0;
@@ -55,20 +81,22 @@ static int allow(scmp_filter_ctx f)
     return rc;
 }
 
-/* What a library may try in passing, and lives without. newfstatat: how the C library asks about a descriptor. */
+/* What a library may try in passing, and lives without. newfstatat: how the C library asks about a
+ * descriptor. */
 static int refuse(scmp_filter_ctx f)
 {
     static const int call[] = {
-        SCMP_SYS(open), SCMP_SYS(openat), SCMP_SYS(access), SCMP_SYS(faccessat), SCMP_SYS(stat), SCMP_SYS(lstat),
-        SCMP_SYS(newfstatat), SCMP_SYS(statx), SCMP_SYS(readlink), SCMP_SYS(readlinkat), SCMP_SYS(ioctl), SCMP_SYS(uname),
-        SCMP_SYS(prlimit64),
+        SCMP_SYS(open),  SCMP_SYS(openat),     SCMP_SYS(access),    SCMP_SYS(faccessat), SCMP_SYS(stat),
+        SCMP_SYS(lstat), SCMP_SYS(newfstatat), SCMP_SYS(statx),     SCMP_SYS(readlink),  SCMP_SYS(readlinkat),
+        SCMP_SYS(ioctl), SCMP_SYS(uname),      SCMP_SYS(prlimit64),
     };
     int rc = 0;
     for (size_t i = 0; i < sizeof call / sizeof *call && rc == 0; i++) {
         if (call[i] != SCMP_SYS(newfstatat))
             rc = seccomp_rule_add(f, SCMP_ACT_ERRNO(EACCES), call[i], 0);
     }
-    /* by descriptor only: flag AT_EMPTY_PATH. A path beside it would still name no more than sizes and dates. */
+    /* by descriptor only: flag AT_EMPTY_PATH. A path beside it would still name no more than sizes and dates.
+     */
     if (rc == 0)
         rc = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(newfstatat), 1,
                               SCMP_A3(SCMP_CMP_MASKED_EQ, 0x1000, 0x1000));
@@ -118,7 +146,8 @@ bool sandbox_child_enter(void)
     return filter();
 }
 
-/* ---- its one request ------------------------------------------------------------------------------------------- */
+/* ---- its one request
+ * ------------------------------------------------------------------------------------------- */
 
 /* 1: a request and its two descriptors; 0: the parent is gone or talks nonsense. */
 static int receive(struct sandbox_wire_request *q, int fd[2])
@@ -128,13 +157,15 @@ static int receive(struct sandbox_wire_request *q, int fd[2])
         char bytes[CMSG_SPACE(2 * sizeof(int))];
     } control = {0};
     struct iovec part = {q, sizeof *q};
-    struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    struct msghdr m = {
+        .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
     ssize_t got;
     do
         got = recvmsg(SANDBOX_WIRE_SOCKET, &m, 0);
     while (got < 0 && errno == EINTR);
     const struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-    if (got != (ssize_t)sizeof *q || !c || c->cmsg_type != SCM_RIGHTS || c->cmsg_len != CMSG_LEN(2 * sizeof(int)))
+    if (got != (ssize_t)sizeof *q || !c || c->cmsg_type != SCM_RIGHTS ||
+        c->cmsg_len != CMSG_LEN(2 * sizeof(int)))
         return 0;
     memcpy(fd, CMSG_DATA(c), 2 * sizeof(int));
     return 1;
@@ -194,5 +225,7 @@ int sandbox_child_main(void)
     if (getppid() != q.parent)
         return 0;
     sandbox_child_enter();
-    _exit(answer(&q, fd) ? 0 : 1); /* no exit handlers: hundred libraries have them, and they may do what is forbidden */
+    _exit(answer(&q, fd)
+              ? 0
+              : 1); /* no exit handlers: hundred libraries have them, and they may do what is forbidden */
 }

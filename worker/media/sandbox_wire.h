@@ -1,4 +1,5 @@
-/* sandbox_wire.h -- what parent and child of sandbox.h say to each other: two structs, both of the same program. */
+/* sandbox_wire.h -- what parent and child of sandbox.h say to each other: two structs, both of the same
+ * program. */
 #ifndef WORKER_MEDIA_SANDBOX_WIRE_H
 #define WORKER_MEDIA_SANDBOX_WIRE_H
 
