@@ -41,10 +41,10 @@ static void with_net(struct golden *g, bool fp8, net_fn *fn)
     ckpt_close(n.ckpt);
 }
 
-#define WITH_NET(name)                                                                                               \
-    static void case_##name(struct golden *g)                                                                        \
-    {                                                                                                                \
-        with_net(g, false, fn_##name);                                                                               \
+#define WITH_NET(name)                                                                                       \
+    static void case_##name(struct golden *g)                                                                \
+    {                                                                                                        \
+        with_net(g, false, fn_##name);                                                                       \
     }
 
 /* ---- helpers ---- */
@@ -140,14 +140,16 @@ static void fn_vec(struct golden *g, const struct dit *d)
     check_motion(g, "in.motion_exp", "mid.exp", &d->motion_exp);
     check_motion(g, "in.motion_pose", "mid.pose", &d->motion_pose);
     check_motion(g, "in.fps", "mid.fps", &d->fps);
-    const struct dit_text a = {.vector = tensor_slice(pooled, 0, 0, 1)}, b = {.vector = tensor_slice(pooled, 0, 1, 1)};
+    const struct dit_text a = {.vector = tensor_slice(pooled, 0, 0, 1)},
+                          b = {.vector = tensor_slice(pooled, 0, 1, 1)};
     const struct dit_rows rows = {.t = t, .n = 2, .n_a = 1, .a = &a, .b = &b};
     golden_check(g, "out.vec", dit_cond_vec(r, d, &rows, host_f32(g, "in.fps", 0)));
 }
 
 static void fn_modulation(struct golden *g, const struct dit *d)
 {
-    static const char *const names[6] = {"mid.shift1", "mid.scale1", "mid.gate1", "mid.shift2", "mid.scale2", "mid.gate2"};
+    static const char *const names[6] = {"mid.shift1", "mid.scale1", "mid.gate1",
+                                         "mid.shift2", "mid.scale2", "mid.gate2"};
     const int64_t H = d->dims.hidden;
     struct run *r = g->run;
     struct dit_mods m;
@@ -159,8 +161,9 @@ static void fn_modulation(struct golden *g, const struct dit *d)
         struct tensor mod = dit_cond_mod_image(d, &m, row, 0);
         for (int k = 0; k < 6; k++)
             op_copy_into(r, tensor_at(list[k], 0, row), tensor_slice(mod, 0, k * H, H));
-        op_copy_into(r, tensor_at(y, 0, row), op_layer_norm_mod(r, tensor_at(x, 0, row), tensor_slice(mod, 0, 0, H),
-                                                               tensor_slice(mod, 0, H, H), 1e-6f));
+        op_copy_into(r, tensor_at(y, 0, row),
+                     op_layer_norm_mod(r, tensor_at(x, 0, row), tensor_slice(mod, 0, 0, H),
+                                       tensor_slice(mod, 0, H, H), 1e-6f));
     }
     for (int k = 0; k < 6; k++)
         golden_check(g, names[k], list[k]);
@@ -204,7 +207,8 @@ static void text_of_row(struct golden *g, const struct dit *d, const char *state
 {
     int64_t S;
     uint8_t *mask = mask_row(g, row, &S);
-    struct tensor pooled = text2 ? in_row(g, text2, row) : run_new(g->run, DTYPE_F32, 1, SHAPE(d->dims.text2));
+    struct tensor pooled =
+        text2 ? in_row(g, text2, row) : run_new(g->run, DTYPE_F32, 1, SHAPE(d->dims.text2));
     if (!text2)
         op_fill(g->run, pooled, 0);
     dit_cond_text(g->run, d, in_row(g, states, row), pooled, mask, 0, ret);
@@ -242,7 +246,8 @@ static void fn_adapter(struct golden *g, const struct dit *d)
     struct tensor out = new_like(g, "out.y");
     const int a = d->dims.n_adapters > 1 ? 1 : 0;
     for (int row = 0; row < out.shape[0]; row++) {
-        struct tensor img = in_row(g, "in.img", row), kv = dit_cond_audio_kv(r, d, a, in_row(g, "in.audio", row));
+        struct tensor img = in_row(g, "in.img", row),
+                      kv = dit_cond_audio_kv(r, d, a, in_row(g, "in.audio", row));
         img = tensor_view(img, 2, SHAPE(img.shape[0] * img.shape[1], img.shape[2]));
         struct tensor y = tensor_view(tensor_at(out, 0, row), 2, img.shape);
         op_copy_into(r, y, dit_block_adapter(r, d, a, kv, img));
@@ -255,7 +260,8 @@ static void fn_face_mask(struct golden *g, const struct dit *d)
     (void)d;
     struct tensor face = golden_in(g, "in.face"), out = new_like(g, "out.mask");
     for (int row = 0; row < out.shape[0]; row++) {
-        struct tensor m = dit_cond_face(g->run, tensor_view(tensor_at(face, 0, row), 2, SHAPE(face.shape[3], face.shape[4])));
+        struct tensor m = dit_cond_face(
+            g->run, tensor_view(tensor_at(face, 0, row), 2, SHAPE(face.shape[3], face.shape[4])));
         const int64_t P = m.shape[0];
         for (int64_t f = 0; f < out.shape[1] / P; f++)
             op_copy_into(g->run, tensor_slice(tensor_at(out, 0, row), 0, f * P, P), m);
@@ -302,7 +308,8 @@ static void fn_double_block(struct golden *g, const struct dit *d)
     rope_of(g, d, &cos, &sin);
     dit_cond_mods(r, d, golden_in(g, "in.vec"), 2, &m);
     for (int row = 0; row < 2; row++) {
-        struct tensor x = joined(g, row), mi = dit_cond_mod_image(d, &m, row, 0), mt = dit_cond_mod_text(d, &m, row, 0);
+        struct tensor x = joined(g, row), mi = dit_cond_mod_image(d, &m, row, 0),
+                      mt = dit_cond_mod_text(d, &m, row, 0);
         const int64_t n = first_segment(g, row);
         dit_block_double(r, d, 0, mi, mt, tensor_slice(x, 0, 0, n), N, cos, sin);
         if (n < N + S) /* the text tokens that are not valid see each other only: a sequence without image */
@@ -340,8 +347,10 @@ static void fn_final(struct golden *g, const struct dit *d)
     dit_cond_mods(r, d, golden_in(g, "in.vec"), 0, &m);
     for (int row = 0; row < 2; row++) {
         struct tensor y = tensor_at(tokens, 0, row), mod = dit_cond_mod_last(&m, row);
-        dit_block_final(r, d, tensor_slice(mod, 0, 3 * d->dims.hidden, 2 * d->dims.hidden), in_row(g, "in.img", row), y);
-        op_copy_into(r, tensor_at(out, 0, row), op_unpatchify(r, y, out.shape[2], out.shape[3], out.shape[4]));
+        dit_block_final(r, d, tensor_slice(mod, 0, 3 * d->dims.hidden, 2 * d->dims.hidden),
+                        in_row(g, "in.img", row), y);
+        op_copy_into(r, tensor_at(out, 0, row),
+                     op_unpatchify(r, y, out.shape[2], out.shape[3], out.shape[4]));
     }
     golden_check(g, "mid.tokens", tokens);
     golden_check(g, "out.x", out);
@@ -349,8 +358,8 @@ static void fn_final(struct golden *g, const struct dit *d)
 
 /* ---- whole predictions ---- */
 
-/* Tokens after each block, both rows, gathered by the tap. The text tokens that are not valid are not computed by us:
- * the stored ones stay in their place. */
+/* Tokens after each block, both rows, gathered by the tap. The text tokens that are not valid are not
+ * computed by us: the stored ones stay in their place. */
 struct watch {
     struct golden *g;
     struct tensor image[MAX_BLOCKS], single[MAX_BLOCKS];
@@ -452,8 +461,10 @@ static void set_scene(struct golden *g, const struct dit *d, struct dit_scene *s
     idx = run_write(r, slots, DTYPE_I32, 1, SHAPE(F + 3));
     for (int row = 0; row < 2; row++) {
         const int mod = late ? 0 : row;
-        struct tensor refined = dit_cond_refine(r, d, &text[mod], tensor_at(gates, 0, mod), text[mod].n_valid);
-        rows[row] = (struct dit_row){.text = refined, .mask = scene->picture.mask, .sound = row ? idx : TENSOR_NONE, .mod = mod};
+        struct tensor refined =
+            dit_cond_refine(r, d, &text[mod], tensor_at(gates, 0, mod), text[mod].n_valid);
+        rows[row] = (struct dit_row){
+            .text = refined, .mask = scene->picture.mask, .sound = row ? idx : TENSOR_NONE, .mod = mod};
     }
 }
 
@@ -515,7 +526,8 @@ static void fn_cached(struct golden *g, const struct dit *d)
     struct tensor out = new_like(g, "out.x"), pooled = dit_cond_embed(r, &d->vector, golden_in(g, "in.txt2"));
     const int64_t T = out.shape[2], h = out.shape[3], w = out.shape[4], P = (h / 2) * (w / 2);
     const float t[2] = {host_f32(g, "in.t", 0), host_f32(g, "in.t", 1)};
-    const struct dit_text a = {.vector = tensor_slice(pooled, 0, 0, 1)}, b = {.vector = tensor_slice(pooled, 0, 1, 1)};
+    const struct dit_text a = {.vector = tensor_slice(pooled, 0, 0, 1)},
+                          b = {.vector = tensor_slice(pooled, 0, 1, 1)};
     const struct dit_rows rows = {.t = t, .n = 2, .n_a = 1, .a = &a, .b = &b};
     struct dit_scene scene = {.dit = d, .picture = {.T = T, .h = h, .w = w, .P = P, .N = (T + 1) * P}};
     op_rope_table(r, T + 1, h / 2, w / 2, d->dims.rope, 256, -1, &scene.picture.cos, &scene.picture.sin);
@@ -564,7 +576,8 @@ static void check_names(struct golden *g)
         while (fgets(line, sizeof(line), f) && sscanf(line, "%299[^\t]\t%*[^\t]\t%lf", name, &scale) == 2) {
             str_format(key, sizeof(key), "%s.weight", name);
             struct tensor t = ckpt_find(c, key);
-            if (tensor_is_none(t) || t.dtype != DTYPE_F8E4M3 || !t.scale || fabs(t.scale[0] / scale - 1) > 1e-6)
+            if (tensor_is_none(t) || t.dtype != DTYPE_F8E4M3 || !t.scale ||
+                fabs(t.scale[0] / scale - 1) > 1e-6)
                 golden_fail(g, "%s has no fp8 weight with a scale of %g", name, scale);
             n++;
         }
@@ -585,7 +598,8 @@ static void round_weight(uint16_t *dst, struct tensor w, float scale)
 
 static void case_fp8_linear(struct golden *g)
 {
-    struct tensor x = golden_in(g, "in.x"), b = golden_in(g, "in.bias"), w = golden_host(g, "in.weight"), on_device;
+    struct tensor x = golden_in(g, "in.x"), b = golden_in(g, "in.bias"), w = golden_host(g, "in.weight"),
+                  on_device;
     const float scale = host_f32(g, "in.scale", 0);
     const int64_t n = tensor_count(w);
     float *wide = mem_aligned(64, (size_t)n * sizeof(*wide));

@@ -34,7 +34,8 @@ static int64_t integer(json_t *list, size_t i)
 
 static int check_plan(json_t *seen, const struct window_plan *p)
 {
-    static const char *const keys[] = {"audio_frames", "noise_latents", "latents", "decoded_latents", "windows_per_step"};
+    static const char *const keys[] = {"audio_frames", "noise_latents", "latents", "decoded_latents",
+                                       "windows_per_step"};
     const int64_t values[] = {p->n_audio, p->n_noise, p->n_latents, p->n_decoded, p->n_windows};
     int wrong = 0;
     for (size_t i = 0; i < sizeof(values) / sizeof(*values); i++)
@@ -44,7 +45,8 @@ static int check_plan(json_t *seen, const struct window_plan *p)
 
 static int check_starts(json_t *seen, const struct window_plan *p)
 {
-    json_t *steps = json_object_get(seen, "window_first_latent"), *counts = json_object_get(seen, "counts_step0");
+    json_t *steps = json_object_get(seen, "window_first_latent"),
+           *counts = json_object_get(seen, "counts_step0");
     int wrong = json_array_size(steps) == 0 || (int64_t)json_array_size(counts) != p->n_latents;
     for (size_t s = 0; s < json_array_size(steps); s++) {
         for (int k = 0; k < p->n_windows; k++)
@@ -55,8 +57,8 @@ static int check_starts(json_t *seen, const struct window_plan *p)
     return wrong;
 }
 
-/* Audio frames of the first two steps' windows; frames from n_frames on were given as silence, so only their number
- * counts there: -1 in the record is silence that the sampler itself added. */
+/* Audio frames of the first two steps' windows; frames from n_frames on were given as silence, so only their
+ * number counts there: -1 in the record is silence that the sampler itself added. */
 static int check_audio(json_t *seen, const struct window_plan *p)
 {
     json_t *steps = json_object_get(seen, "audio_of_windows_step0_1");
@@ -89,7 +91,8 @@ static int check_steps(json_t *seen, double guidance)
         wrong += fabs(json_number_value(json_array_get(face, (size_t)i)) - (late ? 1.0 : 0.6)) > 1e-6;
         wrong += !texts || strcmp(texts, late ? "pos,pos" : "neg,pos") != 0;
         /* Read back from f32 latents and written with four digits. */
-        wrong += fabs(json_number_value(json_array_get(scale, (size_t)i)) - sampler_guidance(n, guidance, i)) > 2e-4;
+        wrong += fabs(json_number_value(json_array_get(scale, (size_t)i)) -
+                      sampler_guidance(n, guidance, i)) > 2e-4;
     }
     return wrong;
 }
@@ -110,9 +113,11 @@ static void check_windows(struct golden *g)
         struct window_plan p;
         if (window_plan_init(&p, json_integer_value(json_object_get(seen, "frames")), &g->err) < 0)
             break;
-        const int wrong = check_plan(seen, &p) + check_starts(seen, &p) + check_audio(seen, &p) + check_steps(seen, 7.5);
+        const int wrong =
+            check_plan(seen, &p) + check_starts(seen, &p) + check_audio(seen, &p) + check_steps(seen, 7.5);
         if (wrong)
-            golden_fail(g, "windows.json: %d values of the case of %lld frames differ", wrong, (long long)p.n_frames);
+            golden_fail(g, "windows.json: %d values of the case of %lld frames differ", wrong,
+                        (long long)p.n_frames);
         golden_note(g, "windows.json", wrong);
     }
     json_decref(all);
@@ -160,7 +165,8 @@ static struct sampler_text text_of(struct golden *g, int row, uint8_t *mask)
         mask[i] = v[0] != 0;
     }
     return (struct sampler_text){.states = tensor_at(golden_in(g, "in.text"), 0, row),
-                                 .text2 = tensor_at(golden_in(g, "in.text2"), 0, row), .mask = mask};
+                                 .text2 = tensor_at(golden_in(g, "in.text2"), 0, row),
+                                 .mask = mask};
 }
 
 static void solve(struct golden *g, struct golden *inputs, const struct dit *d)

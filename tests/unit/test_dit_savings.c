@@ -1,6 +1,7 @@
-/* test_dit_savings.c -- the work that the transformer does not do: each saving against the unsaved way, built here from
- * ops and the same weights, on the miniature checkpoint. Where the same operations run on the same numbers the results
- * must be equal bit by bit; where sums run in another order they may differ by f32 rounding: 2e-5 of the largest value.
+/* test_dit_savings.c -- the work that the transformer does not do: each saving against the unsaved way, built
+ * here from ops and the same weights, on the miniature checkpoint. Where the same operations run on the same
+ * numbers the results must be equal bit by bit; where sums run in another order they may differ by f32
+ * rounding: 2e-5 of the largest value.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -37,7 +38,8 @@ static int setup(void **state)
     char path[1024];
     if (!f || !root)
         return -1;
-    str_path(path, sizeof(path), root, "tiny/ckpts/hunyuan-video-t2v-720p/transformers/mp_rank_00_model_states.pt");
+    str_path(path, sizeof(path), root,
+             "tiny/ckpts/hunyuan-video-t2v-720p/transformers/mp_rank_00_model_states.pt");
     if (device_open(&f->device, "cpu_ref", &o, &err) < 0 || ckpt_open(&f->ckpt, path, &err) < 0 ||
         dit_open(&f->dit, f->ckpt, f->device, &err) < 0 || run_init(&f->run, f->device, 0, &err) < 0) {
         print_error("%s\n", err.text);
@@ -90,7 +92,8 @@ static void assert_close(struct fixture *f, struct tensor a, struct tensor b, do
     mem_free(y);
     assert_true(most > 0.01);
     if (worst > bound * most)
-        fail_msg("they differ by %.3g, the largest value is %.3g, allowed is a share of %.3g", worst, most, bound);
+        fail_msg("they differ by %.3g, the largest value is %.3g, allowed is a share of %.3g", worst, most,
+                 bound);
 }
 
 static struct tensor part(struct tensor mod, int i)
@@ -111,7 +114,8 @@ static void text_of(struct fixture *f, int front, int back, struct dit_text *ret
     uint8_t mask[S];
     const struct dit_dims *s = &f->dit->dims;
     fill_mask(mask, front, back);
-    dit_cond_text(&f->run, f->dit, random_of(f, 2, SHAPE(S, s->text)), random_of(f, 1, SHAPE(s->text2)), mask, 0, ret);
+    dit_cond_text(&f->run, f->dit, random_of(f, 2, SHAPE(S, s->text)), random_of(f, 1, SHAPE(s->text2)), mask,
+                  0, ret);
 }
 
 struct scene {
@@ -195,7 +199,8 @@ static struct tensor plain_attention(const struct plain *p, struct tensor q, str
     const struct dit_dims *s = &p->f->dit->dims;
     const int64_t *shape = SHAPE(1, q.shape[0], s->heads, s->head);
     struct attn a = {.kind = ATTN_MASK, .scale = 1 / sqrtf((float)s->head), .mask = p->mask};
-    struct tensor o = op_attention(&p->f->run, tensor_view(q, 4, shape), tensor_view(k, 4, shape), tensor_view(v, 4, shape), a);
+    struct tensor o = op_attention(&p->f->run, tensor_view(q, 4, shape), tensor_view(k, 4, shape),
+                                   tensor_view(v, 4, shape), a);
     return tensor_view(o, 2, SHAPE(q.shape[0], s->hidden));
 }
 
@@ -207,17 +212,21 @@ static struct tensor plain_head(const struct plain *p, struct tensor qkv, int i,
     struct tensor y = op_copy(r, tensor_slice(qkv, 1, i * s->hidden, s->hidden), DTYPE_F32);
     y = tensor_view(y, 3, SHAPE(y.shape[0], s->heads, s->head));
     if (!tensor_is_none(w))
-        op_norm_rope(r, y, w, 1e-6f, turn ? p->c->s.picture.cos : TENSOR_NONE, turn ? p->c->s.picture.sin : TENSOR_NONE);
+        op_norm_rope(r, y, w, 1e-6f, turn ? p->c->s.picture.cos : TENSOR_NONE,
+                     turn ? p->c->s.picture.sin : TENSOR_NONE);
     return y;
 }
 
-static struct tensor plain_qkv(const struct plain *p, const struct dit_stream *w, struct tensor x, struct tensor mod)
+static struct tensor plain_qkv(const struct plain *p, const struct dit_stream *w, struct tensor x,
+                               struct tensor mod)
 {
     struct run *r = &p->f->run;
-    return op_linear(r, op_layer_norm_mod(r, x, part(mod, 0), part(mod, 1), 1e-6f), w->qkv.w, w->qkv.b, ACT_NONE);
+    return op_linear(r, op_layer_norm_mod(r, x, part(mod, 0), part(mod, 1), 1e-6f), w->qkv.w, w->qkv.b,
+                     ACT_NONE);
 }
 
-static void plain_end(const struct plain *p, const struct dit_stream *w, struct tensor x, struct tensor o, struct tensor mod)
+static void plain_end(const struct plain *p, const struct dit_stream *w, struct tensor x, struct tensor o,
+                      struct tensor mod)
 {
     struct run *r = &p->f->run;
     op_add_gated(r, x, op_linear(r, o, w->proj.w, w->proj.b, ACT_NONE), part(mod, 2));
@@ -237,9 +246,12 @@ static void plain_double(const struct plain *p, int i, struct tensor img, struct
     struct tensor mi = dit_cond_mod_image(p->f->dit, &p->c->s.mods, 0, i);
     struct tensor mt = dit_cond_mod_text(p->f->dit, &p->c->s.mods, 0, i);
     struct tensor a = plain_qkv(p, &w->img, img, mi), b = plain_qkv(p, &w->txt, txt, mt);
-    struct tensor q = both(p, plain_head(p, a, 0, w->img.q_norm, true), plain_head(p, b, 0, w->txt.q_norm, false));
-    struct tensor k = both(p, plain_head(p, a, 1, w->img.k_norm, true), plain_head(p, b, 1, w->txt.k_norm, false));
-    struct tensor v = both(p, plain_head(p, a, 2, TENSOR_NONE, false), plain_head(p, b, 2, TENSOR_NONE, false));
+    struct tensor q =
+        both(p, plain_head(p, a, 0, w->img.q_norm, true), plain_head(p, b, 0, w->txt.q_norm, false));
+    struct tensor k =
+        both(p, plain_head(p, a, 1, w->img.k_norm, true), plain_head(p, b, 1, w->txt.k_norm, false));
+    struct tensor v =
+        both(p, plain_head(p, a, 2, TENSOR_NONE, false), plain_head(p, b, 2, TENSOR_NONE, false));
     struct tensor o = plain_attention(p, q, k, v);
     plain_end(p, &w->img, img, tensor_slice(o, 0, 0, p->N), mi);
     plain_end(p, &w->txt, txt, tensor_slice(o, 0, p->N, S), mt);
@@ -253,7 +265,8 @@ static void plain_adapter(const struct plain *p, int a, struct tensor audio, str
     struct tensor tokens = dit_cond_audio_tokens(r, p->f->dit, audio);
     tokens = op_gather(r, tokens, 0, p->c->idx);
     tokens = tensor_view(tokens, 3, SHAPE(T, 16, p->f->dit->dims.hidden));
-    struct tensor kv = dit_cond_audio_kv(r, p->f->dit, a, tokens), video = tensor_slice(img, 0, pic->P, T * pic->P);
+    struct tensor kv = dit_cond_audio_kv(r, p->f->dit, a, tokens),
+                  video = tensor_slice(img, 0, pic->P, T * pic->P);
     struct tensor y = dit_block_adapter(r, p->f->dit, a, kv, video);
     const int64_t *shape = SHAPE(T, pic->P, p->f->dit->dims.hidden);
     op_add_masked(r, tensor_view(video, 3, shape), tensor_view(y, 3, shape), dit_cond_face(r, p->c->face));
@@ -264,10 +277,11 @@ static void plain_single(const struct plain *p, int i, struct tensor x, struct t
     struct run *r = &p->f->run;
     const struct dit_single *w = &p->f->dit->singles[i];
     const int64_t H = p->f->dit->dims.hidden, F = p->f->dit->dims.mlp;
-    struct tensor all = op_linear(r, op_layer_norm_mod(r, x, part(mod, 0), part(mod, 1), 1e-6f), w->linear1.w, w->linear1.b,
-                                  ACT_NONE);
-    struct tensor o = plain_attention(p, plain_head(p, all, 0, w->q_norm, true), plain_head(p, all, 1, w->k_norm, true),
-                                      plain_head(p, all, 2, TENSOR_NONE, false));
+    struct tensor all = op_linear(r, op_layer_norm_mod(r, x, part(mod, 0), part(mod, 1), 1e-6f), w->linear1.w,
+                                  w->linear1.b, ACT_NONE);
+    struct tensor o =
+        plain_attention(p, plain_head(p, all, 0, w->q_norm, true), plain_head(p, all, 1, w->k_norm, true),
+                        plain_head(p, all, 2, TENSOR_NONE, false));
     struct tensor mlp = op_copy(r, tensor_slice(all, 1, 3 * H, F), DTYPE_F32);
     op_act(r, mlp, ACT_GELU_TANH);
     struct tensor cat = op_concat(r, (const struct tensor[]){o, mlp}, 2, 1);
@@ -287,10 +301,12 @@ static struct tensor plain_refiner(const struct plain *p)
     for (int i = 0; i < DIT_REFINER_BLOCKS; i++) {
         const struct dit_refiner *w = &d->refiner[i];
         struct tensor gates = tensor_at(op_linear(r, c, w->gates.w, w->gates.b, ACT_NONE), 0, 0);
-        struct tensor qkv = op_linear(r, op_layer_norm(r, x, w->norm1.w, w->norm1.b, 1e-6f), w->qkv.w, w->qkv.b, ACT_NONE);
+        struct tensor qkv =
+            op_linear(r, op_layer_norm(r, x, w->norm1.w, w->norm1.b, 1e-6f), w->qkv.w, w->qkv.b, ACT_NONE);
         qkv = tensor_view(qkv, 5, SHAPE(1, S, 3, s->heads, s->head));
         struct attn a = {.kind = ATTN_MASK, .scale = 1 / sqrtf((float)s->head), .mask = p->c->text.mask};
-        struct tensor o = op_attention(r, tensor_at(qkv, 2, 0), tensor_at(qkv, 2, 1), tensor_at(qkv, 2, 2), a);
+        struct tensor o =
+            op_attention(r, tensor_at(qkv, 2, 0), tensor_at(qkv, 2, 1), tensor_at(qkv, 2, 2), a);
         o = tensor_view(o, 2, SHAPE(S, s->hidden));
         op_add_gated(r, x, op_linear(r, o, w->proj.w, w->proj.b, ACT_NONE), part(gates, 0));
         struct tensor m = op_layer_norm(r, x, w->norm2.w, w->norm2.b, 1e-6f);
@@ -319,15 +335,16 @@ static struct tensor plain_predict(const struct plain *p, struct tensor audio)
     for (int i = 0; i < s->n_single; i++)
         plain_single(p, i, x, i + 1 < s->n_single ? dit_cond_mod_single(d, &p->c->s.mods, 0, i) : last);
     struct tensor tokens = run_new(r, DTYPE_F32, 2, SHAPE(T * pic->P, 64));
-    dit_block_final(r, d, tensor_slice(last, 0, 3 * s->hidden, 2 * s->hidden), tensor_slice(x, 0, pic->P, T * pic->P), tokens);
+    dit_block_final(r, d, tensor_slice(last, 0, 3 * s->hidden, 2 * s->hidden),
+                    tensor_slice(x, 0, pic->P, T * pic->P), tokens);
     return op_unpatchify(r, tokens, T, LH, LW);
 }
 
 /* ---- the savings ---- */
 
-/* Text tokens after the first n, the last block's q, mlp and linear2 of front and text tokens, the refiner's first
- * attention and its last tokens, the sound projected once, the adapter where the face mask is 0: all at once against a
- * prediction that does all that work. */
+/* Text tokens after the first n, the last block's q, mlp and linear2 of front and text tokens, the refiner's
+ * first attention and its last tokens, the sound projected once, the adapter where the face mask is 0: all at
+ * once against a prediction that does all that work. */
 static void test_whole(void **state)
 {
     struct fixture *f = *state;
@@ -363,14 +380,16 @@ static void test_dropped_tokens(void **state)
     set_scene(f, &c);
     set_plain(f, &c, &p);
     const int64_t H = f->dit->dims.hidden, n = p.N + c.text.n_valid;
-    struct tensor x = random_of(f, 2, SHAPE(p.M, H)), y = op_copy(&f->run, tensor_slice(x, 0, 0, n), DTYPE_F32);
+    struct tensor x = random_of(f, 2, SHAPE(p.M, H)),
+                  y = op_copy(&f->run, tensor_slice(x, 0, 0, n), DTYPE_F32);
     plain_double(&p, 0, tensor_slice(x, 0, 0, p.N), tensor_slice(x, 0, p.N, S));
     dit_block_double(&f->run, f->dit, 0, dit_cond_mod_image(f->dit, &c.s.mods, 0, 0),
                      dit_cond_mod_text(f->dit, &c.s.mods, 0, 0), y, p.N, c.s.picture.cos, c.s.picture.sin);
     assert_close(f, y, tensor_slice(x, 0, 0, n), ROUNDING);
 }
 
-/* Tokens that hear nothing are left out of the adapter, all of them or some: the sums are the same bit by bit. */
+/* Tokens that hear nothing are left out of the adapter, all of them or some: the sums are the same bit by
+ * bit. */
 static void test_face(void **state)
 {
     struct fixture *f = *state;
@@ -406,10 +425,12 @@ static void test_last_block(void **state)
     const struct dit_dims *s = &f->dit->dims;
     const struct dit_row row = {0};
     struct tensor x = random_of(f, 2, SHAPE(pic->N + 13, s->hidden)), mod = dit_cond_mod_last(&c.s.mods, 0);
-    struct tensor v = dit_forward_last(r, &c.s, &row, x), tokens = run_new(r, DTYPE_F32, 2, SHAPE(T * pic->P, 64));
-    dit_block_single(r, f->dit, s->n_single - 1, tensor_slice(mod, 0, 0, 3 * s->hidden), x, pic->cos, pic->sin);
-    dit_block_final(r, f->dit, tensor_slice(mod, 0, 3 * s->hidden, 2 * s->hidden), tensor_slice(x, 0, pic->P, T * pic->P),
-                    tokens);
+    struct tensor v = dit_forward_last(r, &c.s, &row, x),
+                  tokens = run_new(r, DTYPE_F32, 2, SHAPE(T * pic->P, 64));
+    dit_block_single(r, f->dit, s->n_single - 1, tensor_slice(mod, 0, 0, 3 * s->hidden), x, pic->cos,
+                     pic->sin);
+    dit_block_final(r, f->dit, tensor_slice(mod, 0, 3 * s->hidden, 2 * s->hidden),
+                    tensor_slice(x, 0, pic->P, T * pic->P), tokens);
     assert_close(f, v, op_unpatchify(r, tokens, T, LH, LW), 0);
 }
 
@@ -465,25 +486,29 @@ static void test_refiner(void **state)
     assert_close(f, some, tensor_slice(plain_refiner(&p), 0, 0, c.text.n_valid), ROUNDING);
 }
 
-/* Keys and values of a window from the table of the whole video, against projecting the window's own frames. */
+/* Keys and values of a window from the table of the whole video, against projecting the window's own frames.
+ */
 static void test_sound_once(void **state)
 {
     struct fixture *f = *state;
     struct run *r = &f->run;
     const int32_t list[8] = {5, 5, 5, 5, 6, 7, 0, 9}; /* frame 9 is silence */
     struct tensor audio = random_of(f, 4, SHAPE(9, 10, 5, f->dit->dims.audio / 50));
-    struct tensor kv = dit_cond_audio(r, f->dit, audio, 9), own = run_new(r, DTYPE_F32, 2, SHAPE(8, f->dit->dims.audio));
+    struct tensor kv = dit_cond_audio(r, f->dit, audio, 9),
+                  own = run_new(r, DTYPE_F32, 2, SHAPE(8, f->dit->dims.audio));
     struct tensor idx = run_write(r, list, DTYPE_I32, 1, SHAPE(8));
     for (int i = 0; i < 8; i++) {
         struct tensor to = tensor_slice(own, 0, i, 1);
         if (list[i] < 9)
-            op_copy_into(r, to, tensor_view(tensor_slice(audio, 0, list[i], 1), 2, SHAPE(1, f->dit->dims.audio)));
+            op_copy_into(r, to,
+                         tensor_view(tensor_slice(audio, 0, list[i], 1), 2, SHAPE(1, f->dit->dims.audio)));
         else
             op_fill(r, to, 0);
     }
     for (int a = 0; a < f->dit->dims.n_adapters; a++) {
         struct tensor tokens = dit_cond_audio_tokens(r, f->dit, own);
-        assert_close(f, dit_cond_audio_window(r, f->dit, kv, a, idx), dit_cond_audio_kv(r, f->dit, a, tokens), 0);
+        assert_close(f, dit_cond_audio_window(r, f->dit, kv, a, idx), dit_cond_audio_kv(r, f->dit, a, tokens),
+                     0);
     }
 }
 
@@ -491,9 +516,11 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_whole),      TEST(test_whole_silent), TEST(test_dropped_tokens),    TEST(test_last_block),
-        TEST(test_face),       TEST(test_pair),         TEST(test_refiner),
-        TEST(test_all_steps_at_once), TEST(test_sound_once),
+        TEST(test_whole),          TEST(test_whole_silent),
+        TEST(test_dropped_tokens), TEST(test_last_block),
+        TEST(test_face),           TEST(test_pair),
+        TEST(test_refiner),        TEST(test_all_steps_at_once),
+        TEST(test_sound_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

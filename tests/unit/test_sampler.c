@@ -1,4 +1,5 @@
-/* test_sampler.c -- windows, schedule and solver, against closed forms: fields whose Euler solution is a product. */
+/* test_sampler.c -- windows, schedule and solver, against closed forms: fields whose Euler solution is a
+ * product. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -42,7 +43,8 @@ static void test_windows_cover(void **state)
     struct window_plan p;
     for (int64_t n = 1; n <= 1200; n += n < 140 ? 1 : 53) {
         assert_int_equal(window_plan_init(&p, n, NULL), 0);
-        assert_true(p.n_decoded <= p.n_latents && p.n_latents <= p.n_noise && p.n_latents <= WINDOW_MAX_LATENTS);
+        assert_true(p.n_decoded <= p.n_latents && p.n_latents <= p.n_noise &&
+                    p.n_latents <= WINDOW_MAX_LATENTS);
         assert_true(4 * (p.n_audio / 4) + 1 >= n);
         for (int step = 0; step < 7; step++)
             check_cover(&p, step);
@@ -55,15 +57,15 @@ static void test_windows_audio(void **state)
     struct window_plan p;
     int32_t a[WINDOW_AUDIO];
     assert_int_equal(window_plan_init(&p, 130, NULL), 0);
-    window_audio(&p, 64, 130, a);           /* the last latent, then 0, 1, ... */
+    window_audio(&p, 64, 130, a); /* the last latent, then 0, 1, ... */
     for (int i = 0; i < 4; i++)
-        assert_int_equal(a[i], 130);        /* frame 256 of 260: silence */
-    assert_int_equal(a[4], 130);            /* 257 .. 259 */
-    assert_int_equal(a[7], 0);              /* 260 wraps to 0 */
+        assert_int_equal(a[i], 130); /* frame 256 of 260: silence */
+    assert_int_equal(a[4], 130);     /* 257 .. 259 */
+    assert_int_equal(a[7], 0);       /* 260 wraps to 0 */
     assert_int_equal(a[8], 1);
     window_audio(&p, 0, 130, a);
     for (int i = 0; i < 4; i++)
-        assert_int_equal(a[i], 0);          /* the first frame four times */
+        assert_int_equal(a[i], 0); /* the first frame four times */
     assert_int_equal(a[4], 1);
     assert_int_equal(a[WINDOW_AUDIO - 1], 128);
 }
@@ -134,7 +136,8 @@ static void field_begin(void *arg, struct run *r, int step)
         f->cancel = 1;
 }
 
-static void field_predict(void *arg, struct run *r, int step, int k, struct tensor x, struct tensor ret_v[SAMPLER_ROWS])
+static void field_predict(void *arg, struct run *r, int step, int k, struct tensor x,
+                          struct tensor ret_v[SAMPLER_ROWS])
 {
     struct field *f = arg;
     (void)step;
@@ -163,8 +166,8 @@ struct solved {
 
 static int solve(struct solved *s, struct field *f, int64_t n_frames, int steps, double guidance, bool round)
 {
-    const struct sampler_inputs in = {.n_frames = n_frames, .steps = steps, .guidance = guidance, .shift = 5,
-                                      .round_bf16 = round};
+    const struct sampler_inputs in = {
+        .n_frames = n_frames, .steps = steps, .guidance = guidance, .shift = 5, .round_bf16 = round};
     struct device *device;
     struct device_options o = {.n_threads = 1};
     struct run r;
@@ -178,7 +181,8 @@ static int solve(struct solved *s, struct field *f, int64_t n_frames, int steps,
     assert_true(s->noise && s->out);
     for (int64_t i = 0; i < s->n; i++)
         s->noise[i] = (float)((i * 7919 % 1009) - 504) / 256;
-    struct tensor x = run_write(&r, s->noise, DTYPE_F32, 4, SHAPE(CHANNELS, s->plan.window.n_latents, HEIGHT, WIDTH));
+    struct tensor x =
+        run_write(&r, s->noise, DTYPE_F32, 4, SHAPE(CHANNELS, s->plan.window.n_latents, HEIGHT, WIDTH));
     const struct sampler_denoiser d = {f, field_begin, field_predict};
     const struct sampler_hooks hooks = {&s->progress, count_progress};
     r.cancel = &f->cancel;
@@ -226,10 +230,10 @@ static void check_field(int64_t n_frames, int steps, double guidance)
 static void test_field(void **state)
 {
     (void)state;
-    check_field(1, 1, 7.5);     /* one window */
+    check_field(1, 1, 7.5); /* one window */
     check_field(129, 12, 7.5);
-    check_field(130, 12, 1.0);  /* two windows that rotate; one latent is averaged */
-    check_field(400, 5, 4.0);   /* four; three latents are */
+    check_field(130, 12, 1.0); /* two windows that rotate; one latent is averaged */
+    check_field(400, 5, 4.0);  /* four; three latents are */
 }
 
 static void test_round(void **state)
@@ -266,12 +270,16 @@ static void test_refuse(void **state)
     } cases[] = {
         {{.n_frames = 129, .steps = 0, .guidance = 7.5, .shift = 5}, "0 steps: 1 to 1000 are possible"},
         {{.n_frames = 129, .steps = 1001, .guidance = 7.5, .shift = 5}, "1001 steps: 1 to 1000 are possible"},
-        {{.n_frames = 129, .steps = 50, .guidance = 7.5, .shift = 0}, "a shift of 0: above 0, at most 100, is possible"},
+        {{.n_frames = 129, .steps = 50, .guidance = 7.5, .shift = 0},
+         "a shift of 0: above 0, at most 100, is possible"},
         {{.n_frames = 129, .steps = 50, .guidance = 7.5, .shift = NAN},
          "a shift of nan: above 0, at most 100, is possible"},
-        {{.n_frames = 129, .steps = 50, .guidance = -1, .shift = 5}, "a guidance of -1: 0 to 100 is possible"},
-        {{.n_frames = 129, .steps = 50, .guidance = NAN, .shift = 5}, "a guidance of nan: 0 to 100 is possible"},
-        {{.n_frames = -5, .steps = 50, .guidance = 7.5, .shift = 5}, "a video of -5 frames: 1 to 15000 are possible"},
+        {{.n_frames = 129, .steps = 50, .guidance = -1, .shift = 5},
+         "a guidance of -1: 0 to 100 is possible"},
+        {{.n_frames = 129, .steps = 50, .guidance = NAN, .shift = 5},
+         "a guidance of nan: 0 to 100 is possible"},
+        {{.n_frames = -5, .steps = 50, .guidance = 7.5, .shift = 5},
+         "a video of -5 frames: 1 to 15000 are possible"},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
         struct sampler_plan p;
@@ -284,9 +292,11 @@ static void test_refuse(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_windows_cover), cmocka_unit_test(test_windows_audio), cmocka_unit_test(test_windows_refuse),
-        cmocka_unit_test(test_sigmas),        cmocka_unit_test(test_phases),        cmocka_unit_test(test_field),
-        cmocka_unit_test(test_round),         cmocka_unit_test(test_cancel),        cmocka_unit_test(test_refuse),
+        cmocka_unit_test(test_windows_cover),  cmocka_unit_test(test_windows_audio),
+        cmocka_unit_test(test_windows_refuse), cmocka_unit_test(test_sigmas),
+        cmocka_unit_test(test_phases),         cmocka_unit_test(test_field),
+        cmocka_unit_test(test_round),          cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_refuse),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,46 +3,46 @@
 #include "common/mem.h"
 
 /* Every list: member, name, shape (letters are locals of the function that expands it). */
-#define TOP_LINEARS(X)                                                                                               \
-    X(before, "before_proj", H, H)                                                                                   \
-    X(text_in, "txt_in.input_embedder", H, s->text)                                                                  \
-    X(text_time.in, "txt_in.t_embedder.mlp.0", H, DIT_FREQS)                                                         \
-    X(text_time.out, "txt_in.t_embedder.mlp.2", H, H)                                                                \
-    X(text_context.in, "txt_in.c_embedder.linear_1", H, s->text)                                                     \
-    X(text_context.out, "txt_in.c_embedder.linear_2", H, H)                                                          \
-    X(time.in, "time_in.mlp.0", H, DIT_FREQS)                                                                        \
-    X(time.out, "time_in.mlp.2", H, H)                                                                               \
-    X(vector.in, "vector_in.in_layer", H, s->text2)                                                                  \
-    X(vector.out, "vector_in.out_layer", H, H)                                                                       \
-    X(motion_exp.in, "motion_exp.mlp.0", H / 4, DIT_FREQS)                                                           \
-    X(motion_exp.out, "motion_exp.mlp.2", H / 4, H / 4)                                                              \
-    X(motion_pose.in, "motion_pose.mlp.0", H / 4, DIT_FREQS)                                                         \
-    X(motion_pose.out, "motion_pose.mlp.2", H / 4, H / 4)                                                            \
-    X(fps.in, "fps_proj.mlp.0", H, DIT_FREQS)                                                                        \
-    X(fps.out, "fps_proj.mlp.2", H, H)                                                                               \
-    X(audio1, "audio_proj.proj1", s->audio_inner, s->audio)                                                          \
-    X(audio2, "audio_proj.proj2", s->audio_inner, s->audio_inner)                                                    \
-    X(audio3, "audio_proj.proj3", s->audio_tokens *H, s->audio_inner)                                                \
-    X(final_mod, "final_layer.adaLN_modulation.1", 2 * H, H)                                                         \
+#define TOP_LINEARS(X)                                                                                       \
+    X(before, "before_proj", H, H)                                                                           \
+    X(text_in, "txt_in.input_embedder", H, s->text)                                                          \
+    X(text_time.in, "txt_in.t_embedder.mlp.0", H, DIT_FREQS)                                                 \
+    X(text_time.out, "txt_in.t_embedder.mlp.2", H, H)                                                        \
+    X(text_context.in, "txt_in.c_embedder.linear_1", H, s->text)                                             \
+    X(text_context.out, "txt_in.c_embedder.linear_2", H, H)                                                  \
+    X(time.in, "time_in.mlp.0", H, DIT_FREQS)                                                                \
+    X(time.out, "time_in.mlp.2", H, H)                                                                       \
+    X(vector.in, "vector_in.in_layer", H, s->text2)                                                          \
+    X(vector.out, "vector_in.out_layer", H, H)                                                               \
+    X(motion_exp.in, "motion_exp.mlp.0", H / 4, DIT_FREQS)                                                   \
+    X(motion_exp.out, "motion_exp.mlp.2", H / 4, H / 4)                                                      \
+    X(motion_pose.in, "motion_pose.mlp.0", H / 4, DIT_FREQS)                                                 \
+    X(motion_pose.out, "motion_pose.mlp.2", H / 4, H / 4)                                                    \
+    X(fps.in, "fps_proj.mlp.0", H, DIT_FREQS)                                                                \
+    X(fps.out, "fps_proj.mlp.2", H, H)                                                                       \
+    X(audio1, "audio_proj.proj1", s->audio_inner, s->audio)                                                  \
+    X(audio2, "audio_proj.proj2", s->audio_inner, s->audio_inner)                                            \
+    X(audio3, "audio_proj.proj3", s->audio_tokens *H, s->audio_inner)                                        \
+    X(final_mod, "final_layer.adaLN_modulation.1", 2 * H, H)                                                 \
     X(final, "final_layer.linear", 4 * s->channels, H)
 
-#define STREAM_LINEARS(X)                                                                                            \
-    X(mod, "mod.linear", 6 * H, H)                                                                                   \
-    X(qkv, "attn_qkv", 3 * H, H)                                                                                     \
-    X(proj, "attn_proj", H, H)                                                                                       \
-    X(fc1, "mlp.fc1", s->mlp, H)                                                                                     \
+#define STREAM_LINEARS(X)                                                                                    \
+    X(mod, "mod.linear", 6 * H, H)                                                                           \
+    X(qkv, "attn_qkv", 3 * H, H)                                                                             \
+    X(proj, "attn_proj", H, H)                                                                               \
+    X(fc1, "mlp.fc1", s->mlp, H)                                                                             \
     X(fc2, "mlp.fc2", H, s->mlp)
 
-#define SINGLE_LINEARS(X)                                                                                            \
-    X(mod, "modulation.linear", 3 * H, H)                                                                            \
-    X(linear1, "linear1", 3 * H + s->mlp, H)                                                                         \
+#define SINGLE_LINEARS(X)                                                                                    \
+    X(mod, "modulation.linear", 3 * H, H)                                                                    \
+    X(linear1, "linear1", 3 * H + s->mlp, H)                                                                 \
     X(linear2, "linear2", H, H + s->mlp)
 
-#define REFINER_LINEARS(X)                                                                                           \
-    X(qkv, "self_attn_qkv", 3 * H, H)                                                                                \
-    X(proj, "self_attn_proj", H, H)                                                                                  \
-    X(fc1, "mlp.fc1", s->mlp, H)                                                                                     \
-    X(fc2, "mlp.fc2", H, s->mlp)                                                                                     \
+#define REFINER_LINEARS(X)                                                                                   \
+    X(qkv, "self_attn_qkv", 3 * H, H)                                                                        \
+    X(proj, "self_attn_proj", H, H)                                                                          \
+    X(fc1, "mlp.fc1", s->mlp, H)                                                                             \
+    X(fc2, "mlp.fc2", H, s->mlp)                                                                             \
     X(gates, "adaLN_modulation.1", 2 * H, H)
 
 #define REFINER "txt_in.individual_token_refiner.blocks."
@@ -54,8 +54,8 @@ static void bind_linear(struct binder *b, struct dit_linear *l, const char *pref
     bindf(b, &l->b, 1, SHAPE(n), "%s.bias", prefix);
 }
 
-static void bind_part(struct binder *b, struct dit_linear *l, const char *prefix, int i, const char *name, int64_t n,
-                      int64_t k)
+static void bind_part(struct binder *b, struct dit_linear *l, const char *prefix, int i, const char *name,
+                      int64_t n, int64_t k)
 {
     bindf(b, &l->w, k ? 2 : 1, SHAPE(n, k), "%s%d.%s.weight", prefix, i, name);
     bindf(b, &l->b, 1, SHAPE(n), "%s%d.%s.bias", prefix, i, name);
@@ -126,21 +126,21 @@ static void bind_adapter(struct binder *b, struct dit_adapter *w, int i, const s
 }
 
 /* name, dimension, where it goes: each must be there and not zero before anything can be bound. */
-#define DIM_SOURCES(X)                                                                                               \
-    X("img_in.proj.weight", 0, hidden)                                                                               \
-    X("img_in.proj.weight", 1, channels)                                                                             \
-    X("double_blocks.0.img_attn_q_norm.weight", 0, head)                                                             \
-    X("double_blocks.0.img_mlp.fc1.weight", 0, mlp)                                                                  \
-    X("txt_in.input_embedder.weight", 1, text)                                                                       \
-    X("vector_in.in_layer.weight", 1, text2)                                                                         \
-    X("audio_proj.proj1.weight", 0, audio_inner)                                                                     \
+#define DIM_SOURCES(X)                                                                                       \
+    X("img_in.proj.weight", 0, hidden)                                                                       \
+    X("img_in.proj.weight", 1, channels)                                                                     \
+    X("double_blocks.0.img_attn_q_norm.weight", 0, head)                                                     \
+    X("double_blocks.0.img_mlp.fc1.weight", 0, mlp)                                                          \
+    X("txt_in.input_embedder.weight", 1, text)                                                               \
+    X("vector_in.in_layer.weight", 1, text2)                                                                 \
+    X("audio_proj.proj1.weight", 0, audio_inner)                                                             \
     X("audio_proj.proj1.weight", 1, audio)
 
 static int read_dims(struct dit_dims *s, const struct ckpt *c, struct err *err)
 {
-#define X(name, dim, member)                                                                                         \
-    s->member = ckpt_dim(c, name, dim);                                                                              \
-    if (s->member < 1)                                                                                               \
+#define X(name, dim, member)                                                                                 \
+    s->member = ckpt_dim(c, name, dim);                                                                      \
+    if (s->member < 1)                                                                                       \
         return err_set(err, ERR_WEIGHTS, "transformer: the checkpoint has no %s", name);
     DIM_SOURCES(X)
 #undef X
@@ -153,14 +153,19 @@ static int read_dims(struct dit_dims *s, const struct ckpt *c, struct err *err)
     s->rope[0] = (int)(s->head / 8);
     s->rope[1] = s->rope[2] = (int)(s->head * 7 / 16);
     if (s->heads * s->head != s->hidden || s->head % 16 || s->hidden % 4)
-        return err_set(err, ERR_WEIGHTS, "transformer: a width of %lld with heads of %lld (a multiple of 16 that divides "
-                       "it) is not possible", (long long)s->hidden, (long long)s->head);
+        return err_set(err, ERR_WEIGHTS,
+                       "transformer: a width of %lld with heads of %lld (a multiple of 16 that divides "
+                       "it) is not possible",
+                       (long long)s->hidden, (long long)s->head);
     if (s->n_single < 1 || s->audio_tokens < 1 || s->inner < 1)
-        return err_set(err, ERR_WEIGHTS, "transformer: the checkpoint has no single_blocks, audio_proj.proj3 or "
+        return err_set(err, ERR_WEIGHTS,
+                       "transformer: the checkpoint has no single_blocks, audio_proj.proj3 or "
                        "audio_adapter_blocks.0.to_q");
     if (2 * s->n_adapters > s->n_double)
-        return err_set(err, ERR_WEIGHTS, "transformer: %d audio_adapter_blocks do not fit %d double_blocks (one after "
-                       "every second)", s->n_adapters, s->n_double);
+        return err_set(err, ERR_WEIGHTS,
+                       "transformer: %d audio_adapter_blocks do not fit %d double_blocks (one after "
+                       "every second)",
+                       s->n_adapters, s->n_double);
     return 0;
 }
 

@@ -5,12 +5,12 @@
  *     ...
  *     dit_close(d);
  *
- * The fp8 file binds the same way: its weights carry their scale (ckpt_open_fp8). Nothing here is ever written after
- * dit_open. What is computed is in dit_cond.h (all that does not depend on the latents), dit_block.h (blocks) and
- * dit_denoise.h (a whole prediction).
+ * The fp8 file binds the same way: its weights carry their scale (ckpt_open_fp8). Nothing here is ever
+ * written after dit_open. What is computed is in dit_cond.h (all that does not depend on the latents),
+ * dit_block.h (blocks) and dit_denoise.h (a whole prediction).
  *
- * Shape letters of all dit files: T latent frames of a window, P = (h/2)(w/2) tokens a frame, N = (T+1) P image tokens
- * (a frame of the picture in front), n text tokens, M = N + n, H hidden, D head width.
+ * Shape letters of all dit files: T latent frames of a window, P = (h/2)(w/2) tokens a frame, N = (T+1) P
+ * image tokens (a frame of the picture in front), n text tokens, M = N + n, H hidden, D head width.
  *
  * Source: HunyuanVideo-Avatar, models_audio.py, audio_adapters.py, token_refiner.py.
  */
@@ -23,15 +23,15 @@
 #include "worker/model/ckpt.h"
 
 enum {
-    DIT_FREQS = 256,      /* width of the sinusoids */
-    DIT_AUDIO_GROUP = 4,  /* audio frames of a latent frame */
+    DIT_FREQS = 256,     /* width of the sinusoids */
+    DIT_AUDIO_GROUP = 4, /* audio frames of a latent frame */
     DIT_REFINER_BLOCKS = 2,
 };
 
 struct dit_dims {
-    int64_t channels;     /* of latents, 16 */
-    int64_t hidden;       /* H */
-    int64_t head;         /* D */
+    int64_t channels; /* of latents, 16 */
+    int64_t hidden;   /* H */
+    int64_t head;     /* D */
     int64_t heads;
     int64_t mlp;          /* 4H */
     int64_t text, text2;  /* widths of the text states and of the pooled text */
@@ -70,19 +70,21 @@ struct dit_refiner {
 
 struct dit {
     struct dit_dims dims;
-    struct dit_linear img_in, ref_in, before; /* the first two as linear layers over patches [H, 4 channels] */
+    struct dit_linear img_in, ref_in,
+        before; /* the first two as linear layers over patches [H, 4 channels] */
     struct dit_linear text_in;
     struct dit_embedder text_time, text_context;
     struct dit_refiner refiner[DIT_REFINER_BLOCKS];
     struct dit_embedder time, vector, motion_exp, motion_pose, fps;
     struct dit_linear audio1, audio2, audio3, audio_norm;
     struct dit_linear final_mod, final;
-    struct dit_double *doubles;    /* owned */
-    struct dit_single *singles;    /* owned */
-    struct dit_adapter *adapters;  /* owned; adapter a follows double block 2a + 1 */
+    struct dit_double *doubles;   /* owned */
+    struct dit_single *singles;   /* owned */
+    struct dit_adapter *adapters; /* owned; adapter a follows double block 2a + 1 */
 };
 
-/* Strict: one ERR_WEIGHTS lists all that is missing, misshapen or left over. The checkpoint's mapping must outlive d. */
+/* Strict: one ERR_WEIGHTS lists all that is missing, misshapen or left over. The checkpoint's mapping must
+ * outlive d. */
 int dit_open(struct dit **ret, struct ckpt *c, struct device *device, struct err *err);
 void dit_close(struct dit *d);
 

@@ -11,8 +11,8 @@ static const float AUDIO_EPS = 1e-5f;
 
 /* What a slice of rows is projected to: n parts of [heads, D] each, some of them normed and turned. */
 struct projection {
-    struct tensor w, b;     /* [n parts * H, H], [n parts * H] */
-    struct tensor norm[3];  /* [D] or none: that part is left as it is */
+    struct tensor w, b;    /* [n parts * H, H], [n parts * H] */
+    struct tensor norm[3]; /* [D] or none: that part is left as it is */
     int n_parts;
 };
 
@@ -32,29 +32,32 @@ static struct tensor part(struct tensor mod, int64_t H, int i)
     return tensor_slice(mod, 0, i * H, H);
 }
 
-/* The rows of a position table that belong to rows [at, at + n) of its tokens; none where they are past its end. */
+/* The rows of a position table that belong to rows [at, at + n) of its tokens; none where they are past its
+ * end. */
 static struct tensor positions(struct tensor table, int64_t at, int64_t n)
 {
     const int64_t left = tensor_is_none(table) ? 0 : table.shape[0] - at;
     return left > 0 ? rows(table, at, left < n ? left : n) : TENSOR_NONE;
 }
 
-/* dst [S, n_parts H] = projection of LN(x) modulated by mod's shift and scale; RMS norm and rope on the parts that have a
- * norm. */
-static void project(struct run *r, const struct dit *d, const struct projection *p, struct tensor dst, struct tensor x,
-                    struct tensor mod, struct tensor cos, struct tensor sin)
+/* dst [S, n_parts H] = projection of LN(x) modulated by mod's shift and scale; RMS norm and rope on the parts
+ * that have a norm. */
+static void project(struct run *r, const struct dit *d, const struct projection *p, struct tensor dst,
+                    struct tensor x, struct tensor mod, struct tensor cos, struct tensor sin)
 {
     const struct dit_dims *s = &d->dims;
     for (int64_t at = 0, n; at < x.shape[0]; at += n) {
         n = piece(at, x.shape[0]);
         const size_t mark = run_mark(r);
-        struct tensor a = op_layer_norm_mod(r, rows(x, at, n), part(mod, s->hidden, 0), part(mod, s->hidden, 1), LN_EPS);
+        struct tensor a =
+            op_layer_norm_mod(r, rows(x, at, n), part(mod, s->hidden, 0), part(mod, s->hidden, 1), LN_EPS);
         struct tensor y = rows(dst, at, n);
         op_linear_into(r, y, a, p->w, p->b, ACT_NONE);
         struct tensor parts = tensor_view(y, 4, SHAPE(n, p->n_parts, s->heads, s->head));
         for (int i = 0; i < p->n_parts; i++) {
             if (!tensor_is_none(p->norm[i]))
-                op_norm_rope(r, tensor_at(parts, 1, i), p->norm[i], RMS_EPS, positions(cos, at, n), positions(sin, at, n));
+                op_norm_rope(r, tensor_at(parts, 1, i), p->norm[i], RMS_EPS, positions(cos, at, n),
+                             positions(sin, at, n));
         }
         run_rewind(r, mark);
     }
@@ -67,7 +70,8 @@ static struct tensor heads_of(const struct dit_dims *s, struct tensor projected,
     return tensor_at(t, 2, i);
 }
 
-static struct tensor attend(struct run *r, const struct dit_dims *s, struct tensor q, struct tensor k, struct tensor v)
+static struct tensor attend(struct run *r, const struct dit_dims *s, struct tensor q, struct tensor k,
+                            struct tensor v)
 {
     struct attn a = {.kind = ATTN_FULL, .scale = 1.0f / sqrtf((float)s->head)};
     return tensor_view(op_attention(r, q, k, v, a), 2, SHAPE(q.shape[1], s->hidden));
@@ -93,7 +97,8 @@ static struct projection stream_projection(const struct dit_stream *w)
     return (struct projection){.w = w->qkv.w, .b = w->qkv.b, .norm = {w->q_norm, w->k_norm}, .n_parts = 3};
 }
 
-static void stream_end(struct run *r, const struct dit_stream *w, struct tensor mod, struct tensor x, struct tensor o)
+static void stream_end(struct run *r, const struct dit_stream *w, struct tensor mod, struct tensor x,
+                       struct tensor o)
 {
     if (x.shape[0] == 0)
         return;
@@ -101,8 +106,8 @@ static void stream_end(struct run *r, const struct dit_stream *w, struct tensor 
     double_mlp(r, w, mod, x);
 }
 
-void dit_block_embed(struct run *r, const struct dit *d, struct tensor front, struct tensor ref, struct tensor latents,
-                     struct tensor image)
+void dit_block_embed(struct run *r, const struct dit *d, struct tensor front, struct tensor ref,
+                     struct tensor latents, struct tensor image)
 {
     const int64_t P = front.shape[0];
     struct tensor video = rows(image, P, image.shape[0] - P);
@@ -133,7 +138,8 @@ void dit_block_double(struct run *r, const struct dit *d, int i, struct tensor m
     run_pop(r);
 }
 
-struct tensor dit_block_adapter(struct run *r, const struct dit *d, int a, struct tensor kv, struct tensor video)
+struct tensor dit_block_adapter(struct run *r, const struct dit *d, int a, struct tensor kv,
+                                struct tensor video)
 {
     const struct dit_dims *s = &d->dims;
     const struct dit_adapter *w = &d->adapters[a];
@@ -142,8 +148,8 @@ struct tensor dit_block_adapter(struct run *r, const struct dit *d, int a, struc
     run_push(r, "adapter %d", a);
     struct tensor y = run_new(r, DTYPE_F32, 2, video.shape);
     const size_t mark = run_mark(r);
-    struct tensor q = op_linear(r, op_layer_norm(r, video, w->norm2.w, w->norm2.b, AUDIO_EPS), w->to_q, TENSOR_NONE,
-                                ACT_NONE);
+    struct tensor q = op_linear(r, op_layer_norm(r, video, w->norm2.w, w->norm2.b, AUDIO_EPS), w->to_q,
+                                TENSOR_NONE, ACT_NONE);
     struct tensor heads = tensor_view(kv, 4, SHAPE(B, keys, 1, 2 * D));
     struct attn attn = {.kind = ATTN_FULL, .scale = 1.0f / sqrtf((float)D)};
     struct tensor o = op_attention(r, tensor_view(q, 4, SHAPE(B, n / B, 1, D)), tensor_slice(heads, 3, 0, D),
@@ -155,28 +161,30 @@ struct tensor dit_block_adapter(struct run *r, const struct dit *d, int a, struc
 }
 
 /* y += gate linear2([o, gelu(mlp part of linear1(LN(y) modulated))]) for a piece of rows. */
-static void single_end(struct run *r, const struct dit *d, const struct dit_single *w, struct tensor mod, struct tensor y,
-                       struct tensor o)
+static void single_end(struct run *r, const struct dit *d, const struct dit_single *w, struct tensor mod,
+                       struct tensor y, struct tensor o)
 {
     const int64_t H = d->dims.hidden, F = d->dims.mlp;
     struct tensor both = run_new(r, DTYPE_F32, 2, SHAPE(y.shape[0], H + F));
     op_copy_into(r, tensor_slice(both, 1, 0, H), o);
     struct tensor a = op_layer_norm_mod(r, y, part(mod, H, 0), part(mod, H, 1), LN_EPS);
-    op_linear_into(r, tensor_slice(both, 1, H, F), a, rows(w->linear1.w, 3 * H, F), rows(w->linear1.b, 3 * H, F),
-                   ACT_GELU_TANH);
+    op_linear_into(r, tensor_slice(both, 1, H, F), a, rows(w->linear1.w, 3 * H, F),
+                   rows(w->linear1.b, 3 * H, F), ACT_GELU_TANH);
     op_linear_add(r, y, both, w->linear2.w, w->linear2.b, part(mod, H, 2));
 }
 
-void dit_block_single(struct run *r, const struct dit *d, int i, struct tensor mod, struct tensor x, struct tensor cos,
-                      struct tensor sin)
+void dit_block_single(struct run *r, const struct dit *d, int i, struct tensor mod, struct tensor x,
+                      struct tensor cos, struct tensor sin)
 {
     const struct dit_dims *s = &d->dims;
     const struct dit_single *w = &d->singles[i];
     const int64_t M = x.shape[0], H = s->hidden;
     run_push(r, "single %d", i);
     const size_t mark = run_mark(r);
-    const struct projection p = {.w = rows(w->linear1.w, 0, 3 * H), .b = rows(w->linear1.b, 0, 3 * H),
-                                 .norm = {w->q_norm, w->k_norm}, .n_parts = 3};
+    const struct projection p = {.w = rows(w->linear1.w, 0, 3 * H),
+                                 .b = rows(w->linear1.b, 0, 3 * H),
+                                 .norm = {w->q_norm, w->k_norm},
+                                 .n_parts = 3};
     struct tensor qkv = run_new(r, DTYPE_F32, 2, SHAPE(M, 3 * H));
     project(r, d, &p, qkv, x, mod, cos, sin);
     struct tensor o = attend(r, s, heads_of(s, qkv, 3, 0), heads_of(s, qkv, 3, 1), heads_of(s, qkv, 3, 2));
@@ -190,23 +198,29 @@ void dit_block_single(struct run *r, const struct dit *d, int i, struct tensor m
     run_pop(r);
 }
 
-void dit_block_final(struct run *r, const struct dit *d, struct tensor mod, struct tensor x, struct tensor dst)
+void dit_block_final(struct run *r, const struct dit *d, struct tensor mod, struct tensor x,
+                     struct tensor dst)
 {
     const int64_t H = d->dims.hidden;
     struct tensor a = op_layer_norm_mod(r, x, part(mod, H, 0), part(mod, H, 1), LN_EPS);
     op_linear_into(r, dst, a, d->final.w, d->final.b, ACT_NONE);
 }
 
-struct tensor dit_block_last(struct run *r, const struct dit *d, struct tensor mod, struct tensor x, int64_t first,
-                             struct tensor cos, struct tensor sin, int64_t T, int64_t h, int64_t w)
+struct tensor dit_block_last(struct run *r, const struct dit *d, struct tensor mod, struct tensor x,
+                             int64_t first, struct tensor cos, struct tensor sin, int64_t T, int64_t h,
+                             int64_t w)
 {
     const struct dit_dims *s = &d->dims;
     const struct dit_single *last = &d->singles[s->n_single - 1];
     const int64_t H = s->hidden, M = x.shape[0], V = T * (h / 2) * (w / 2);
-    const struct projection to_q = {.w = rows(last->linear1.w, 0, H), .b = rows(last->linear1.b, 0, H),
-                                    .norm = {last->q_norm}, .n_parts = 1};
-    const struct projection to_kv = {.w = rows(last->linear1.w, H, 2 * H), .b = rows(last->linear1.b, H, 2 * H),
-                                     .norm = {last->k_norm}, .n_parts = 2};
+    const struct projection to_q = {.w = rows(last->linear1.w, 0, H),
+                                    .b = rows(last->linear1.b, 0, H),
+                                    .norm = {last->q_norm},
+                                    .n_parts = 1};
+    const struct projection to_kv = {.w = rows(last->linear1.w, H, 2 * H),
+                                     .b = rows(last->linear1.b, H, 2 * H),
+                                     .norm = {last->k_norm},
+                                     .n_parts = 2};
     run_push(r, "single %d", s->n_single - 1);
     struct tensor out = run_new(r, DTYPE_F32, 4, SHAPE(s->channels, T, h, w));
     const size_t mark = run_mark(r);

@@ -58,7 +58,8 @@ out:
     mem_free(list);
 }
 
-void dit_cond_picture(struct run *r, const struct dit *d, struct tensor ref, struct tensor face, struct dit_picture *ret)
+void dit_cond_picture(struct run *r, const struct dit *d, struct tensor ref, struct tensor face,
+                      struct dit_picture *ret)
 {
     const struct dit_dims *s = &d->dims;
     const int64_t T = ref.shape[1], h = ref.shape[2], w = ref.shape[3], P = (h / 2) * (w / 2);
@@ -121,7 +122,8 @@ struct tensor dit_cond_audio(struct run *r, const struct dit *d, struct tensor a
     return kv;
 }
 
-struct tensor dit_cond_audio_window(struct run *r, const struct dit *d, struct tensor kv_all, int a, struct tensor idx)
+struct tensor dit_cond_audio_window(struct run *r, const struct dit *d, struct tensor kv_all, int a,
+                                    struct tensor idx)
 {
     const struct dit_dims *s = &d->dims;
     const int64_t T = idx.shape[0] / DIT_AUDIO_GROUP;
@@ -131,15 +133,17 @@ struct tensor dit_cond_audio_window(struct run *r, const struct dit *d, struct t
 
 /* ---- text ---- */
 
-/* Attention branch of refiner block b for the first n_out tokens, before its gate: no qk-norm, no positions. */
-static struct tensor refiner_attention(struct run *r, const struct dit *d, const struct dit_refiner *w, struct tensor x,
-                                       struct tensor mask, int64_t n_out)
+/* Attention branch of refiner block b for the first n_out tokens, before its gate: no qk-norm, no positions.
+ */
+static struct tensor refiner_attention(struct run *r, const struct dit *d, const struct dit_refiner *w,
+                                       struct tensor x, struct tensor mask, int64_t n_out)
 {
     const struct dit_dims *s = &d->dims;
     struct tensor a = op_layer_norm(r, x, w->norm1.w, w->norm1.b, LN_EPS);
     struct tensor qkv = op_linear(r, a, w->qkv.w, w->qkv.b, ACT_NONE);
     qkv = tensor_view(qkv, 5, SHAPE(1, x.shape[0], 3, s->heads, s->head));
-    struct attn attn = {.kind = ATTN_MASK, .scale = 1.0f / sqrtf((float)s->head), .mask = rows_of(mask, 0, n_out)};
+    struct attn attn = {
+        .kind = ATTN_MASK, .scale = 1.0f / sqrtf((float)s->head), .mask = rows_of(mask, 0, n_out)};
     struct tensor q = tensor_slice(tensor_at(qkv, 2, 0), 1, 0, n_out);
     struct tensor o = op_attention(r, q, tensor_at(qkv, 2, 1), tensor_at(qkv, 2, 2), attn);
     return tensor_view(o, 2, SHAPE(n_out, s->hidden));
@@ -187,15 +191,15 @@ out:
     return weights;
 }
 
-void dit_cond_text(struct run *r, const struct dit *d, struct tensor states, struct tensor text2, const uint8_t *mask,
-                   int64_t n_valid, struct dit_text *ret)
+void dit_cond_text(struct run *r, const struct dit *d, struct tensor states, struct tensor text2,
+                   const uint8_t *mask, int64_t n_valid, struct dit_text *ret)
 {
     const int64_t S = states.shape[0];
     const struct dit_refiner *w = &d->refiner[0];
     *ret = (struct dit_text){.n_tokens = S, .n_valid = mask ? count_mask(mask, S) : n_valid};
     if (ret->n_valid < 1 || ret->n_valid > S) {
-        run_fail(r, ERR_INVALID, "%lld of %lld text tokens are valid: at least one must be", (long long)ret->n_valid,
-                 (long long)S);
+        run_fail(r, ERR_INVALID, "%lld of %lld text tokens are valid: at least one must be",
+                 (long long)ret->n_valid, (long long)S);
         ret->n_valid = S;
     }
     run_push(r, "text");
@@ -219,8 +223,8 @@ static void refiner_mlp(struct run *r, const struct dit_refiner *w, struct tenso
     op_linear_add(r, x, f, w->fc2.w, w->fc2.b, gate);
 }
 
-struct tensor dit_cond_refine(struct run *r, const struct dit *d, const struct dit_text *t, struct tensor gates,
-                              int64_t n_out)
+struct tensor dit_cond_refine(struct run *r, const struct dit *d, const struct dit_text *t,
+                              struct tensor gates, int64_t n_out)
 {
     const int64_t H = d->dims.hidden;
     const struct dit_refiner *first = &d->refiner[0], *second = &d->refiner[1];
@@ -247,7 +251,8 @@ struct tensor dit_cond_time(struct run *r, const struct dit_embedder *e, const f
 }
 
 /* x [n, H] += a's row to the first n_a rows, b's to the others. */
-static void add_texts(struct run *r, struct tensor x, const struct dit_rows *rows, struct tensor a, struct tensor b)
+static void add_texts(struct run *r, struct tensor x, const struct dit_rows *rows, struct tensor a,
+                      struct tensor b)
 {
     const int64_t n = x.shape[0], n_a = rows->n_a < n ? rows->n_a : n;
     if (n_a > 0)
@@ -283,8 +288,8 @@ struct tensor dit_cond_gates(struct run *r, const struct dit *d, const struct di
     add_texts(r, c, rows, rows->a ? rows->a->context : TENSOR_NONE, rows->b ? rows->b->context : TENSOR_NONE);
     op_act(r, c, ACT_SILU);
     for (int i = 0; i < DIT_REFINER_BLOCKS; i++)
-        op_linear_into(r, tensor_slice(gates, 1, i * 2 * H, 2 * H), c, d->refiner[i].gates.w, d->refiner[i].gates.b,
-                       ACT_NONE);
+        op_linear_into(r, tensor_slice(gates, 1, i * 2 * H, 2 * H), c, d->refiner[i].gates.w,
+                       d->refiner[i].gates.b, ACT_NONE);
     run_rewind(r, mark);
     run_pop(r);
     return gates;
@@ -301,7 +306,8 @@ static int64_t column_single(const struct dit_dims *s, int i)
     return column_double(s, s->n_double) + 3 * s->hidden * i;
 }
 
-static void mod_into(struct run *r, struct tensor table, int64_t column, struct tensor c, const struct dit_linear *w)
+static void mod_into(struct run *r, struct tensor table, int64_t column, struct tensor c,
+                     const struct dit_linear *w)
 {
     const int64_t width = w->w.shape[0];
     op_linear_into(r, tensor_slice(table, 1, column, width), c, w->w, w->b, ACT_NONE);
@@ -313,7 +319,8 @@ void dit_cond_mods(struct run *r, const struct dit *d, struct tensor vec, int n_
     const int64_t n = vec.shape[0], H = s->hidden;
     run_push(r, "modulation");
     ret->last = run_new(r, DTYPE_F32, 2, SHAPE(n, 5 * H));
-    ret->blocks = n_full ? run_new(r, DTYPE_F32, 2, SHAPE(n_full, column_single(s, s->n_single - 1))) : TENSOR_NONE;
+    ret->blocks =
+        n_full ? run_new(r, DTYPE_F32, 2, SHAPE(n_full, column_single(s, s->n_single - 1))) : TENSOR_NONE;
     const size_t mark = run_mark(r);
     struct tensor c = op_copy(r, vec, DTYPE_F32);
     op_act(r, c, ACT_SILU);

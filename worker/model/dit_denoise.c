@@ -14,14 +14,14 @@ struct dit_denoise {
     int n_full;                   /* steps that run the whole network */
     int64_t n_sound;              /* audio frames that are not silence */
 
-    struct tensor x;              /* [rows, buffers, N + most text tokens, H] */
-    int n_buffers;                /* windows, or 1 when no step is cached */
-    int16_t owner[WINDOW_MAX_LATENTS]; /* per latent: the window that computed it last */
+    struct tensor x;                                        /* [rows, buffers, N + most text tokens, H] */
+    int n_buffers;                                          /* windows, or 1 when no step is cached */
+    int16_t owner[WINDOW_MAX_LATENTS];                      /* per latent: the window that computed it last */
     int64_t start[WINDOW_MAX_LATENTS / WINDOW_LATENTS + 1]; /* per window: its first latent then */
 };
 
-/* ---- rows of the tables: a pair of time and text each. Order: negative text of the early steps; positive text of the
- * full steps; positive text of the cached steps. ---- */
+/* ---- rows of the tables: a pair of time and text each. Order: negative text of the early steps; positive
+ * text of the full steps; positive text of the cached steps. ---- */
 
 static int full_before(int step)
 {
@@ -49,7 +49,10 @@ static void make_tables(struct run *r, struct dit_denoise *n, double fps)
         t[row_of(n, i, 1)] = 1000.0f * p->sigma[i];
     }
     const int n_full = n->n_early + n->n_full;
-    const struct dit_rows rows = {.t = t, .n = n->n_early + p->steps, .n_a = n->n_early, .a = &n->text[NEGATIVE],
+    const struct dit_rows rows = {.t = t,
+                                  .n = n->n_early + p->steps,
+                                  .n_a = n->n_early,
+                                  .a = &n->text[NEGATIVE],
                                   .b = &n->text[POSITIVE]};
     struct tensor vec = dit_cond_vec(r, n->scene.dit, &rows, fps);
     dit_cond_mods(r, n->scene.dit, vec, n_full, &n->scene.mods);
@@ -65,8 +68,9 @@ static void make_buffers(struct run *r, struct dit_denoise *n)
 {
     const int64_t a = n->text[NEGATIVE].n_valid, b = n->text[POSITIVE].n_valid;
     n->n_buffers = n->n_full < n->plan->steps ? n->plan->window.n_windows : 1;
-    n->x = run_new(r, DTYPE_F32, 4, SHAPE(DIT_ROWS, n->n_buffers, n->scene.picture.N + (a > b ? a : b),
-                                          n->scene.dit->dims.hidden));
+    n->x = run_new(
+        r, DTYPE_F32, 4,
+        SHAPE(DIT_ROWS, n->n_buffers, n->scene.picture.N + (a > b ? a : b), n->scene.dit->dims.hidden));
 }
 
 /* x of a row of window k for n_text text tokens. */
@@ -87,7 +91,8 @@ static void remember(struct dit_denoise *n, int k, int64_t start)
     n->start[k] = start;
 }
 
-/* The input of the last block for the window that starts there, put together from the last full step's windows. */
+/* The input of the last block for the window that starts there, put together from the last full step's
+ * windows. */
 static struct tensor recall(struct run *r, const struct dit_denoise *n, int row, int64_t start)
 {
     const struct dit_picture *p = &n->scene.picture;
@@ -103,7 +108,8 @@ static struct tensor recall(struct run *r, const struct dit_denoise *n, int row,
         const int k = n->owner[latents[j]];
         const int64_t at = (latents[j] - n->start[k] + L) % L;
         struct tensor from = buffer(n, row, k, n_text);
-        op_copy_into(r, tensor_slice(x, 0, (1 + j) * p->P, p->P), tensor_slice(from, 0, (1 + at) * p->P, p->P));
+        op_copy_into(r, tensor_slice(x, 0, (1 + j) * p->P, p->P),
+                     tensor_slice(from, 0, (1 + at) * p->P, p->P));
     }
     op_copy_into(r, tensor_slice(x, 0, p->N, n_text), tensor_slice(first, 0, p->N, n_text));
     return x;
@@ -141,12 +147,14 @@ static void predict_full(struct run *r, struct dit_denoise *n, int step, int k, 
         {.text = n->refined[late ? POSITIVE : NEGATIVE], .mask = mask, .mod = row_of(n, step, 0)},
         {.text = n->refined[POSITIVE], .mask = mask, .sound = sound, .mod = row_of(n, step, 1)},
     };
-    const struct tensor x[DIT_ROWS] = {buffer(n, 0, k, rows[0].text.shape[0]), buffer(n, 1, k, rows[1].text.shape[0])};
+    const struct tensor x[DIT_ROWS] = {buffer(n, 0, k, rows[0].text.shape[0]),
+                                       buffer(n, 1, k, rows[1].text.shape[0])};
     dit_forward_pair(r, &n->scene, rows, latents, x, ret_v);
     remember(n, k, start);
 }
 
-static void predict_cached(struct run *r, struct dit_denoise *n, int step, int k, struct tensor ret_v[DIT_ROWS])
+static void predict_cached(struct run *r, struct dit_denoise *n, int step, int k,
+                           struct tensor ret_v[DIT_ROWS])
 {
     const int64_t start = window_start(&n->plan->window, step, k);
     for (int row = 0; row < DIT_ROWS; row++) {
@@ -155,7 +163,8 @@ static void predict_cached(struct run *r, struct dit_denoise *n, int step, int k
     }
 }
 
-void dit_denoise_predict(void *arg, struct run *r, int step, int k, struct tensor x, struct tensor ret_v[DIT_ROWS])
+void dit_denoise_predict(void *arg, struct run *r, int step, int k, struct tensor x,
+                         struct tensor ret_v[DIT_ROWS])
 {
     struct dit_denoise *n = arg;
     if (sampler_is_cached(step))
@@ -169,8 +178,8 @@ void dit_denoise_free(struct dit_denoise *n)
     mem_free(n);
 }
 
-int dit_denoise_new(struct dit_denoise **ret, struct run *r, const struct dit *dit, const struct sampler_plan *plan,
-                    const struct sampler_inputs *in)
+int dit_denoise_new(struct dit_denoise **ret, struct run *r, const struct dit *dit,
+                    const struct sampler_plan *plan, const struct sampler_inputs *in)
 {
     struct dit_denoise *n = mem_zalloc(sizeof(*n));
     if (!n)

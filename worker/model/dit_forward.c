@@ -13,11 +13,13 @@ static struct tensor image_of(const struct dit_scene *s, struct tensor x)
     return tensor_slice(x, 0, 0, s->picture.N);
 }
 
-static void double_block(struct run *r, const struct dit_scene *s, const struct dit_row *row, int i, struct tensor x)
+static void double_block(struct run *r, const struct dit_scene *s, const struct dit_row *row, int i,
+                         struct tensor x)
 {
     const struct dit *d = s->dit;
-    dit_block_double(r, d, i, dit_cond_mod_image(d, &s->mods, row->mod, i), dit_cond_mod_text(d, &s->mods, row->mod, i), x,
-                     s->picture.N, s->picture.cos, s->picture.sin);
+    dit_block_double(r, d, i, dit_cond_mod_image(d, &s->mods, row->mod, i),
+                     dit_cond_mod_text(d, &s->mods, row->mod, i), x, s->picture.N, s->picture.cos,
+                     s->picture.sin);
     run_tap(r, image_of(s, x), "dit.double%d.img", i);
 }
 
@@ -35,7 +37,8 @@ static void add_at_face(struct run *r, const struct dit_picture *p, struct tenso
     op_scatter_add(r, video, 1, p->face, sum);
 }
 
-static void adapter(struct run *r, const struct dit_scene *s, const struct dit_row *row, int a, struct tensor x)
+static void adapter(struct run *r, const struct dit_scene *s, const struct dit_row *row, int a,
+                    struct tensor x)
 {
     const struct dit_picture *p = &s->picture;
     const int64_t H = s->dit->dims.hidden, K = p->n_face;
@@ -55,8 +58,8 @@ static void adapter(struct run *r, const struct dit_scene *s, const struct dit_r
     run_rewind(r, mark);
 }
 
-void dit_forward_head(struct run *r, const struct dit_scene *s, const struct dit_row *row, struct tensor latents,
-                      struct tensor x)
+void dit_forward_head(struct run *r, const struct dit_scene *s, const struct dit_row *row,
+                      struct tensor latents, struct tensor x)
 {
     const struct dit_picture *p = &s->picture;
     dit_block_embed(r, s->dit, p->front, p->ref, latents, image_of(s, x));
@@ -82,10 +85,12 @@ void dit_forward_rest(struct run *r, const struct dit_scene *s, const struct dit
     }
 }
 
-struct tensor dit_forward_last(struct run *r, const struct dit_scene *s, const struct dit_row *row, struct tensor x)
+struct tensor dit_forward_last(struct run *r, const struct dit_scene *s, const struct dit_row *row,
+                               struct tensor x)
 {
     const struct dit_picture *p = &s->picture;
-    return dit_block_last(r, s->dit, dit_cond_mod_last(&s->mods, row->mod), x, p->P, p->cos, p->sin, p->T, p->h, p->w);
+    return dit_block_last(r, s->dit, dit_cond_mod_last(&s->mods, row->mod), x, p->P, p->cos, p->sin, p->T,
+                          p->h, p->w);
 }
 
 void dit_forward_pair(struct run *r, const struct dit_scene *s, const struct dit_row rows[DIT_ROWS],

@@ -30,16 +30,18 @@ struct dit_row {
     int mod;             /* row of mods: a pair of time and text */
 };
 
-/* Embeds and runs the double blocks before the first adapter (all of them if there is none). x [N + n, H] is written. */
-void dit_forward_head(struct run *r, const struct dit_scene *s, const struct dit_row *row, struct tensor latents,
-                      struct tensor x);
+/* Embeds and runs the double blocks before the first adapter (all of them if there is none). x [N + n, H] is
+ * written. */
+void dit_forward_head(struct run *r, const struct dit_scene *s, const struct dit_row *row,
+                      struct tensor latents, struct tensor x);
 /* From the first adapter to the single block before the last. */
 void dit_forward_rest(struct run *r, const struct dit_scene *s, const struct dit_row *row, struct tensor x);
 /* Last single block and final layer: velocity [16, T, h, w]. */
-struct tensor dit_forward_last(struct run *r, const struct dit_scene *s, const struct dit_row *row, struct tensor x);
+struct tensor dit_forward_last(struct run *r, const struct dit_scene *s, const struct dit_row *row,
+                               struct tensor x);
 
-/* Both rows. With one time and text (rows[0].mod == rows[1].mod) they are equal up to the first adapter, which is the
- * first to hear the sound: that part is computed once. */
+/* Both rows. With one time and text (rows[0].mod == rows[1].mod) they are equal up to the first adapter,
+ * which is the first to hear the sound: that part is computed once. */
 void dit_forward_pair(struct run *r, const struct dit_scene *s, const struct dit_row rows[DIT_ROWS],
                       struct tensor latents, const struct tensor x[DIT_ROWS], struct tensor ret_v[DIT_ROWS]);
 

@@ -49,8 +49,8 @@ int sampler_plan_init(struct sampler_plan *ret, const struct sampler_inputs *in,
         return err_set(err, ERR_INVALID, "a shift of %g: above 0, at most 100, is possible", in->shift);
     if (!(in->guidance >= 0 && in->guidance <= 100))
         return err_set(err, ERR_INVALID, "a guidance of %g: 0 to 100 is possible", in->guidance);
-    *ret = (struct sampler_plan){.window = window, .steps = in->steps, .guidance = in->guidance,
-                                 .round_bf16 = in->round_bf16};
+    *ret = (struct sampler_plan){
+        .window = window, .steps = in->steps, .guidance = in->guidance, .round_bf16 = in->round_bf16};
     sampler_sigmas(in->steps, in->shift, ret->sigma);
     return 0;
 }
@@ -68,8 +68,8 @@ static void average(struct run *r, const struct sampler_plan *p, int step, struc
 }
 
 /* One window: its latents after the step are added to sum. */
-static void step_window(struct run *r, const struct sampler_plan *p, const struct sampler_denoiser *d, int step, int k,
-                        struct tensor latents, struct tensor sum)
+static void step_window(struct run *r, const struct sampler_plan *p, const struct sampler_denoiser *d,
+                        int step, int k, struct tensor latents, struct tensor sum)
 {
     int32_t list[WINDOW_LATENTS];
     struct tensor v[SAMPLER_ROWS] = {TENSOR_NONE, TENSOR_NONE};
@@ -79,7 +79,8 @@ static void step_window(struct run *r, const struct sampler_plan *p, const struc
     struct tensor idx = run_write(r, list, DTYPE_I32, 1, SHAPE(WINDOW_LATENTS));
     struct tensor x = op_gather(r, latents, 1, idx);
     d->predict(d->arg, r, step, k, x, v);
-    op_euler(r, x, v[0], v[1], (float)sampler_guidance(p->steps, p->guidance, step), p->sigma[step + 1] - p->sigma[step]);
+    op_euler(r, x, v[0], v[1], (float)sampler_guidance(p->steps, p->guidance, step),
+             p->sigma[step + 1] - p->sigma[step]);
     if (p->round_bf16)
         op_round(r, x, DTYPE_BF16);
     op_scatter_add(r, sum, 1, idx, x);
@@ -88,8 +89,8 @@ static void step_window(struct run *r, const struct sampler_plan *p, const struc
 }
 
 /* Windows of a step do not see each other's result. */
-static void solve_step(struct run *r, const struct sampler_plan *p, const struct sampler_denoiser *d, int step,
-                       struct tensor latents)
+static void solve_step(struct run *r, const struct sampler_plan *p, const struct sampler_denoiser *d,
+                       int step, struct tensor latents)
 {
     run_push(r, "step %d", step);
     const size_t mark = run_mark(r);
@@ -132,8 +133,8 @@ static void plan_step(struct run *r, const struct sampler_plan *p, const struct 
     r->n_ops += c->n_ops;
 }
 
-int sampler_solve(struct run *r, const struct sampler_plan *p, const struct sampler_denoiser *d, struct tensor latents,
-                  const struct sampler_hooks *hooks)
+int sampler_solve(struct run *r, const struct sampler_plan *p, const struct sampler_denoiser *d,
+                  struct tensor latents, const struct sampler_hooks *hooks)
 {
     struct cost known[3] = {{0}};
     for (int step = 0; step < p->steps && !run_failed(r); step++) {
@@ -190,8 +191,8 @@ static int check_inputs(struct run *r, const struct dit *dit, const struct sampl
     return r->err.code;
 }
 
-static int denoise(struct run *r, const struct dit *dit, const struct sampler_inputs *in, const struct sampler_plan *p,
-                   const struct sampler_hooks *hooks, struct tensor latents)
+static int denoise(struct run *r, const struct dit *dit, const struct sampler_inputs *in,
+                   const struct sampler_plan *p, const struct sampler_hooks *hooks, struct tensor latents)
 {
     struct dit_denoise *n;
     int rc = dit_denoise_new(&n, r, dit, p, in);

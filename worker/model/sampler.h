@@ -1,17 +1,19 @@
 /* sampler.h -- from noise to latents: schedule, guidance, cached steps, windows, Euler's step.
  *
- * sampler_run is what the generator calls; sampler_solve is the same loop around any denoiser and knows no network.
+ * sampler_run is what the generator calls; sampler_solve is the same loop around any denoiser and knows no
+ * network.
  *
  *     struct sampler_inputs in = {.negative = ..., .positive = ..., .audio = ..., .n_frames = 129, .fps = 25,
  *                                 .steps = 50, .guidance = 7.5, .shift = 5};
  *     struct tensor latents;
  *     if (sampler_run(&r, dit, &in, &hooks, &latents) < 0) ...      (r.err says why)
  *
- * All tensors are device tensors (the run's arena, or anything that outlives the call), f32. The result lies in the
- * arena just above where it was at the call; all else is released. While planning (r.table NULL) tensors need shapes
- * only; steps of a kind that was planned already are counted, not walked again.
+ * All tensors are device tensors (the run's arena, or anything that outlives the call), f32. The result lies
+ * in the arena just above where it was at the call; all else is released. While planning (r.table NULL)
+ * tensors need shapes only; steps of a kind that was planned already are counted, not walked again.
  *
- * run.cancel is looked at by every op. After each step the latents are shown to the tap as "mid.stepNN" (0-based).
+ * run.cancel is looked at by every op. After each step the latents are shown to the tap as "mid.stepNN"
+ * (0-based).
  *
  * Source: HunyuanVideo-Avatar, pipeline_hunyuan_video_audio.py and scheduling_flow_match_discrete.py.
  */
@@ -47,11 +49,11 @@ struct sampler_inputs {
     struct tensor ref;   /* [16, 33, h, w]: scaled latents of the picture */
     struct tensor noise; /* [16, >= L, h, w]: L = window_plan.n_latents; the first L are used */
     double fps;
-    int64_t n_frames;    /* of the video */
-    int steps;           /* 1..SAMPLER_MAX_STEPS */
-    double guidance;     /* of the first step */
-    double shift;        /* of the schedule, 5 */
-    bool round_bf16;     /* latents rounded to bf16 after each window, as the reference does */
+    int64_t n_frames; /* of the video */
+    int steps;        /* 1..SAMPLER_MAX_STEPS */
+    double guidance;  /* of the first step */
+    double shift;     /* of the schedule, 5 */
+    bool round_bf16;  /* latents rounded to bf16 after each window, as the reference does */
 };
 
 struct sampler_hooks {
@@ -63,9 +65,10 @@ struct sampler_hooks {
 int sampler_run(struct run *r, const struct dit *dit, const struct sampler_inputs *in,
                 const struct sampler_hooks *hooks, struct tensor *ret_latents);
 
-/* ---- parts ------------------------------------------------------------------------------------------------- */
+/* ---- parts --------------------------------------------------------------------------------------------- */
 
-/* sigma_i = s u / (1 + (s - 1) u), u from 1 to 0 in n steps, in f32: n + 1 values. The time of step i is 1000 sigma_i. */
+/* sigma_i = s u / (1 + (s - 1) u), u from 1 to 0 in n steps, in f32: n + 1 values. The time of step i is 1000
+ * sigma_i. */
 void sampler_sigmas(int n, double shift, float *ret);
 double sampler_guidance(int n, double guidance, int step);
 bool sampler_is_cached(int step); /* the step reuses the input of the last block */
@@ -84,13 +87,16 @@ int sampler_plan_init(struct sampler_plan *ret, const struct sampler_inputs *in,
 /* What sampler_solve asks of a network. Ops' errors stick to the run, so nothing is returned. */
 struct sampler_denoiser {
     void *arg;
-    /* Once a step, before its windows. What it takes from the arena lives until the step ends. May be NULL. */
+    /* Once a step, before its windows. What it takes from the arena lives until the step ends. May be NULL.
+     */
     void (*begin)(void *arg, struct run *r, int step);
-    /* Velocities of window k for both rows, each like x [16, 33, h, w]; new, or none for row 1 (then v0 is taken). */
-    void (*predict)(void *arg, struct run *r, int step, int k, struct tensor x, struct tensor ret_v[SAMPLER_ROWS]);
+    /* Velocities of window k for both rows, each like x [16, 33, h, w]; new, or none for row 1 (then v0 is
+     * taken). */
+    void (*predict)(void *arg, struct run *r, int step, int k, struct tensor x,
+                    struct tensor ret_v[SAMPLER_ROWS]);
 };
 /* latents [16, L, h, w]: noise in, result out. */
-int sampler_solve(struct run *r, const struct sampler_plan *p, const struct sampler_denoiser *d, struct tensor latents,
-                  const struct sampler_hooks *hooks);
+int sampler_solve(struct run *r, const struct sampler_plan *p, const struct sampler_denoiser *d,
+                  struct tensor latents, const struct sampler_hooks *hooks);
 
 #endif
