@@ -20,6 +20,8 @@ int cpu_open(struct device *d)
     if (!s)
         return ERR_NOMEM;
     s->n_threads = d->n_threads;
+    if (!cpu_has_bf16())
+        d->precision = DEVICE_F32;
     s->bf16 = d->precision == DEVICE_BF16;
     s->scratch = mem_aligned(ALIGN, (size_t)s->n_threads * CPU_THREAD_BYTES);
     if (!s->scratch) {

@@ -89,6 +89,15 @@ bool cpu_is_lasting(const struct run *r, struct tensor w);
 int cpu_conv(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b,
              const struct conv *c);
 
+/* Whether linear layers can be computed in bf16 here. */
+bool cpu_has_bf16(void);
+
+/* linear.c for AVX-512 with bf16 products: the same f32 code, and DEVICE_BF16. */
+int cpu_linear_v4bf16(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b,
+                      enum act act);
+int cpu_linear_add_v4bf16(struct run *r, struct tensor x, struct tensor h, struct tensor w, struct tensor b,
+                          struct tensor gate);
+
 /* Each fills in the ops of one instruction set (isa.h); the best that the machine has is taken. */
 void cpu_isa_base(struct op_table *table);
 void cpu_isa_v3(struct op_table *table);

@@ -81,9 +81,29 @@ ISA_INLINE float isa_sum(isa_vec v)
     return p[0];
 }
 
+/* Half to even, as dtype_bf16_from_f32 but for NaN, which stays some NaN. */
+ISA_INLINE uint16_t isa_to_bf16(float v)
+{
+    uint32_t u;
+    memcpy(&u, &v, sizeof u);
+    uint32_t rounded = (u + 0x7fff + (u >> 16 & 1)) >> 16;
+    return (uint16_t)(v != v ? u >> 16 | 0x40 : rounded);
+}
+
+/* s + a b by lanes; half: every lane of a and b is a pair of bf16, and both products are added. */
+ISA_INLINE isa_vec isa_multiply(isa_vec s, float a, isa_vec b, const bool half)
+{
+#if defined __AVX512BF16__
+    if (half)
+        return (isa_vec)_mm512_dpbf16_ps((__m512)s, (__m512bh)((isa_vec){0} + a), (__m512bh)b);
+#endif
+    (void)half;
+    return s + a * b;
+}
+
 /* c[mr][ISA_NR] (row distance c_pitch) = or += a[mr][kc] (row distance ISA_PITCH) b[kc][ISA_NR]. */
 ISA_INLINE void isa_tile(const int mr, float *c, int64_t c_pitch, const float *a, const float *b, int64_t kc,
-                         bool first)
+                         bool first, const bool half)
 {
     isa_vec s[ISA_MR][2];
 #pragma GCC unroll 16
@@ -95,8 +115,8 @@ ISA_INLINE void isa_tile(const int mr, float *c, int64_t c_pitch, const float *a
         isa_vec b0 = isa_load(b + k * ISA_NR), b1 = isa_load(b + k * ISA_NR + ISA_LANES);
 #pragma GCC unroll 16
         for (int i = 0; i < mr; i++) {
-            s[i][0] += a[i * ISA_PITCH + k] * b0;
-            s[i][1] += a[i * ISA_PITCH + k] * b1;
+            s[i][0] = isa_multiply(s[i][0], a[i * ISA_PITCH + k], b0, half);
+            s[i][1] = isa_multiply(s[i][1], a[i * ISA_PITCH + k], b1, half);
         }
     }
 #pragma GCC unroll 16
@@ -107,56 +127,41 @@ ISA_INLINE void isa_tile(const int mr, float *c, int64_t c_pitch, const float *a
 }
 
 /* The same for n rows, any number. */
-static __attribute__((unused)) void isa_product(int64_t n, float *c, int64_t c_pitch, const float *a,
-                                                const float *b, int64_t kc, bool first)
+ISA_INLINE void isa_rows(int64_t n, float *c, int64_t c_pitch, const float *a, const float *b, int64_t kc,
+                         bool first, const bool half)
 {
     for (; n >= ISA_MR; n -= ISA_MR, c += ISA_MR * c_pitch, a += ISA_MR * ISA_PITCH)
-        isa_tile(ISA_MR, c, c_pitch, a, b, kc, first);
+        isa_tile(ISA_MR, c, c_pitch, a, b, kc, first, half);
+#define ISA_REST(mr)                                                                                         \
+    case mr:                                                                                                 \
+        isa_tile(mr, c, c_pitch, a, b, kc, first, half);                                                     \
+        break;
     switch (n) {
 #if ISA_MR > 6
-    case 13:
-        isa_tile(13, c, c_pitch, a, b, kc, first);
-        break;
-    case 12:
-        isa_tile(12, c, c_pitch, a, b, kc, first);
-        break;
-    case 11:
-        isa_tile(11, c, c_pitch, a, b, kc, first);
-        break;
-    case 10:
-        isa_tile(10, c, c_pitch, a, b, kc, first);
-        break;
-    case 9:
-        isa_tile(9, c, c_pitch, a, b, kc, first);
-        break;
-    case 8:
-        isa_tile(8, c, c_pitch, a, b, kc, first);
-        break;
-    case 7:
-        isa_tile(7, c, c_pitch, a, b, kc, first);
-        break;
-    case 6:
-        isa_tile(6, c, c_pitch, a, b, kc, first);
-        break;
+        ISA_REST(13)
+        ISA_REST(12)
+        ISA_REST(11)
+        ISA_REST(10)
+        ISA_REST(9)
+        ISA_REST(8)
+        ISA_REST(7)
+        ISA_REST(6)
 #endif
-    case 5:
-        isa_tile(5, c, c_pitch, a, b, kc, first);
-        break;
-    case 4:
-        isa_tile(4, c, c_pitch, a, b, kc, first);
-        break;
-    case 3:
-        isa_tile(3, c, c_pitch, a, b, kc, first);
-        break;
-    case 2:
-        isa_tile(2, c, c_pitch, a, b, kc, first);
-        break;
-    case 1:
-        isa_tile(1, c, c_pitch, a, b, kc, first);
-        break;
+        ISA_REST(5)
+        ISA_REST(4)
+        ISA_REST(3)
+        ISA_REST(2)
+        ISA_REST(1)
     default:
         break;
     }
+#undef ISA_REST
+}
+
+static __attribute__((unused)) void isa_product(int64_t n, float *c, int64_t c_pitch, const float *a,
+                                                const float *b, int64_t kc, bool first)
+{
+    isa_rows(n, c, c_pitch, a, b, kc, first, false);
 }
 
 #endif

@@ -19,7 +19,9 @@
 
 struct job {
     struct tensor y, x, w;
-    const float *panels; /* packed w */
+    const float *panels; /* packed w; half: floats hold pairs of bf16 */
+    bool half;           /* x is rounded to bf16 too */
+    int64_t n_k;         /* packed floats of a column: n_in, or pairs */
     const float *bias;   /* NULL: none */
     const float *gate;   /* NULL: none */
     bool add;            /* y += gate * value; otherwise y = act(value) */
@@ -54,18 +56,49 @@ static void finish(const struct job *j, int64_t i, int64_t first, int64_t n, flo
     }
 }
 
+/* Row i of x from packed float k on: kc of them. */
+static void load_row(const struct job *j, float *dst, int64_t i, int64_t k, int64_t kc)
+{
+    const float *src = ref_row(j->x, i);
+    if (!j->half) {
+        memcpy(dst, src + k, (size_t)kc * sizeof *dst);
+        return;
+    }
+    int64_t n = j->n_in - 2 * k < 2 * kc ? j->n_in - 2 * k : 2 * kc;
+    uint16_t pairs[2 * ISA_KC];
+    pairs[2 * kc - 1] = 0;
+#pragma omp simd
+    for (int64_t c = 0; c < n; c++)
+        pairs[c] = isa_to_bf16(src[2 * k + c]);
+    memcpy(dst, pairs, (size_t)kc * sizeof *dst);
+}
+
+#if defined __AVX512BF16__
+static void product_half(int64_t n, float *c, int64_t c_pitch, const float *a, const float *b, int64_t kc,
+                         bool first)
+{
+    isa_rows(n, c, c_pitch, a, b, kc, first, true);
+}
+#else
+#define product_half isa_product /* never called: cpu_open refuses bf16 */
+#endif
+
 static void task(const struct job *j, int64_t row, int64_t n_rows, int64_t panel, float *scratch)
 {
     int64_t first = panel * ISA_NR, width = j->n_out - first;
     width = width < GROUP * ISA_NR ? width : GROUP * ISA_NR;
     float *a = scratch, *sum = scratch + ROWS_MAX * ISA_PITCH;
-    for (int64_t k = 0; k < j->n_in; k += ISA_KC) {
-        int64_t kc = j->n_in - k < ISA_KC ? j->n_in - k : ISA_KC;
+    for (int64_t k = 0; k < j->n_k; k += ISA_KC) {
+        int64_t kc = j->n_k - k < ISA_KC ? j->n_k - k : ISA_KC;
         for (int64_t i = 0; i < n_rows; i++)
-            memcpy(a + i * ISA_PITCH, ref_row(j->x, row + i) + k, (size_t)kc * sizeof *a);
-        for (int64_t p = 0; p * ISA_NR < width; p++)
-            isa_product(n_rows, sum + p * ISA_NR, SUM_PITCH, a,
-                        j->panels + ((panel + p) * j->n_in + k) * ISA_NR, kc, k == 0);
+            load_row(j, a + i * ISA_PITCH, row + i, k, kc);
+        for (int64_t p = 0; p * ISA_NR < width; p++) {
+            const float *b = j->panels + ((panel + p) * j->n_k + k) * ISA_NR;
+            if (j->half)
+                product_half(n_rows, sum + p * ISA_NR, SUM_PITCH, a, b, kc, k == 0);
+            else
+                isa_product(n_rows, sum + p * ISA_NR, SUM_PITCH, a, b, kc, k == 0);
+        }
     }
     for (int64_t i = 0; i < n_rows; i++)
         finish(j, row + i, first, width, sum + i * SUM_PITCH);
@@ -91,40 +124,47 @@ static float scale_of(struct tensor w)
 }
 
 /* Rows [first, first + ISA_NR) of w[n_out][n_in] as one panel; rows past the end are zeros. */
-static void pack_panel(float *dst, struct tensor w, int64_t first)
+static void pack_panel(float *dst, struct tensor w, int64_t first, bool half)
 {
     int64_t n_out = w.shape[0], n_in = w.shape[1], size = (int64_t)dtype_bytes(w.dtype);
     float part[ISA_NR][PACK_K];
-    memset(part, 0, sizeof part);
     for (int64_t k = 0; k < n_in; k += PACK_K) {
         int64_t n = n_in - k < PACK_K ? n_in - k : PACK_K;
+        memset(part, 0, sizeof part);
         for (int64_t i = 0; i < ISA_NR && first + i < n_out; i++) {
             const char *src = (const char *)w.data + ((first + i) * n_in + k) * size;
             dtype_read_f32(part[i], src, w.dtype, n, scale_of(w));
         }
-        for (int64_t c = 0; c < n; c++) {
+        for (int64_t c = 0; c < n && !half; c++, dst += ISA_NR) {
             for (int i = 0; i < ISA_NR; i++)
-                dst[(k + c) * ISA_NR + i] = part[i][c];
+                dst[i] = part[i][c];
+        }
+        for (int64_t c = 0; c < n && half; c += 2, dst += ISA_NR) {
+            for (int i = 0; i < ISA_NR; i++) {
+                uint16_t pair[2] = {isa_to_bf16(part[i][c]), isa_to_bf16(part[i][c + 1])};
+                memcpy(dst + i, pair, sizeof pair);
+            }
         }
     }
 }
 
-static void pack(float *dst, struct tensor w)
+static void pack(float *dst, struct tensor w, bool half)
 {
-    int64_t n_panels = (w.shape[0] + ISA_NR - 1) / ISA_NR;
-#pragma omp parallel for schedule(static)
+    int64_t n_panels = (w.shape[0] + ISA_NR - 1) / ISA_NR, n_k = half ? (w.shape[1] + 1) / 2 : w.shape[1];
+#pragma omp parallel for schedule(static) if (tensor_count(w) > 20000)
     for (int64_t p = 0; p < n_panels; p++)
-        pack_panel(dst + p * w.shape[1] * ISA_NR, w, p * ISA_NR);
+        pack_panel(dst + p * n_k * ISA_NR, w, p * ISA_NR, half);
 }
 
-static const float *packed(struct run *r, struct cpu *s, struct tensor w)
+static const float *packed(struct run *r, struct cpu *s, const struct job *j)
 {
-    int64_t n_panels = (w.shape[0] + ISA_NR - 1) / ISA_NR;
-    size_t bytes = (size_t)(n_panels * ISA_NR * w.shape[1]) * sizeof(float);
+    struct tensor w = j->w;
+    int64_t n_panels = (j->n_out + ISA_NR - 1) / ISA_NR;
+    size_t bytes = (size_t)(n_panels * ISA_NR * j->n_k) * sizeof(float);
     if (!cpu_is_lasting(r, w)) {
         float *p = cpu_slot(r, CPU_PACK, bytes);
         if (p)
-            pack(p, w);
+            pack(p, w, j->half);
         return p;
     }
     struct cpu_key key = {
@@ -134,7 +174,7 @@ static const float *packed(struct run *r, struct cpu *s, struct tensor w)
         return p;
     p = mem_aligned(64, bytes);
     if (p)
-        pack(p, w);
+        pack(p, w, j->half);
     if (!p || cpu_keep(s, &key, p, mem_free) < 0) {
         run_fail(r, ERR_NOMEM, "no memory for %zu bytes of packed weights", bytes);
         return NULL;
@@ -262,7 +302,9 @@ static int product(struct run *r, struct job *j, struct tensor b, struct tensor 
         few_rows(s, j);
         return 0;
     }
-    j->panels = packed(r, s, j->w);
+    j->half = s->bf16;
+    j->n_k = j->half ? (j->n_in + 1) / 2 : j->n_in;
+    j->panels = packed(r, s, j);
     if (!j->panels)
         return r->err.code;
     many_rows(s, j);

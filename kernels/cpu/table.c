@@ -47,6 +47,15 @@ static int level(void)
     return wanted && strcmp(wanted, "v3") == 0 && best > 3 ? 3 : best;
 }
 
+bool cpu_has_bf16(void)
+{
+#if defined __x86_64__
+    return level() == 4 && __builtin_cpu_supports("avx512bf16");
+#else
+    return false;
+#endif
+}
+
 static void fill(void)
 {
     table = *cpu_ref_table();
@@ -56,6 +65,10 @@ static void fill(void)
 #if defined __x86_64__
     case 4:
         cpu_isa_v4(&table);
+        if (cpu_has_bf16()) {
+            table.linear = cpu_linear_v4bf16;
+            table.linear_add = cpu_linear_add_v4bf16;
+        }
         break;
     case 3:
         cpu_isa_v3(&table);

@@ -1,4 +1,4 @@
-/* checkop.c -- checkop [--op NAME] [--seed N] [--table cpu|cuda] [--bench] [--list]. */
+/* checkop.c -- checkop [--op NAME] [--seed N] [--table cpu|cuda] [--threads N] [--bench] [--bf16]. */
 #include "tests/checkop/checkop.h"
 
 #include <math.h>
@@ -23,7 +23,7 @@ static const struct check *const families[] = {check_linear, check_norm, check_a
 struct options {
     const char *op, *table;
     int64_t seed;
-    bool bench;
+    bool bench, bf16;
     int n_threads;
 };
 
@@ -400,9 +400,9 @@ static void bench_op(struct side *s, const struct check *c)
 /* ---- main
  * -------------------------------------------------------------------------------------------------- */
 
-static int side_open(struct side *s, const char *kind, int n_threads, struct err *err)
+static int side_open(struct side *s, const char *kind, int n_threads, bool bf16, struct err *err)
 {
-    struct device_options o = {.n_threads = n_threads};
+    struct device_options o = {.n_threads = n_threads, .precision = bf16 ? DEVICE_BF16 : DEVICE_F32};
     *s = (struct side){.replay = -1};
     int rc = device_open(&s->device, kind, &o, err);
     return rc < 0 ? rc : run_init(&s->run, s->device, ARENA, err);
@@ -421,12 +421,15 @@ static void walk(struct sides *t, const struct options *o, struct totals *sum)
 {
     for (int f = 0; f < N_FAMILIES; f++) {
         for (const struct check *c = families[f]; c->op; c++) {
-            if (o->op && strcmp(o->op, c->op) != 0)
+            struct check here = *c;
+            if ((o->op && strcmp(o->op, c->op) != 0) || (o->bf16 && !c->bf16))
                 continue;
+            if (o->bf16 && t && t->all.device->precision == DEVICE_BF16)
+                here.tol += 0x1p16;
             if (o->bench)
-                bench_op(&t->all, c);
+                bench_op(&t->all, &here);
             else
-                check_op(t, c, o, sum);
+                check_op(t, &here, o, sum);
         }
     }
 }
@@ -437,6 +440,8 @@ static bool parse(struct options *o, int argc, char **argv)
         int64_t n = 0;
         if (strcmp(argv[i], "--bench") == 0)
             o->bench = true;
+        else if (strcmp(argv[i], "--bf16") == 0)
+            o->bf16 = true;
         else if (i + 1 == argc)
             return false;
         else if (strcmp(argv[i], "--op") == 0)
@@ -458,17 +463,19 @@ int main(int argc, char **argv)
     threads_settle(argv);
     struct options o = {.table = "cpu", .seed = 1, .n_threads = 2};
     if (!parse(&o, argc, argv)) {
-        fprintf(stderr, "usage: checkop [--op NAME] [--seed N] [--table cpu|cuda] [--threads N] [--bench]\n");
+        fprintf(
+            stderr,
+            "usage: checkop [--op NAME] [--seed N] [--table cpu|cuda] [--threads N] [--bench] [--bf16]\n");
         return 2;
     }
     struct sides t = {0};
     struct totals sum = {0};
     struct err err = {0};
-    int rc = side_open(&t.reference, "cpu_ref", 1, &err);
+    int rc = side_open(&t.reference, "cpu_ref", 1, false, &err);
     if (rc == 0)
-        rc = side_open(&t.all, o.table, o.n_threads, &err);
+        rc = side_open(&t.all, o.table, o.n_threads, o.bf16, &err);
     if (rc == 0)
-        rc = side_open(&t.one, o.table, 1, &err);
+        rc = side_open(&t.one, o.table, 1, o.bf16, &err);
     if (rc == 0 || rc == ERR_UNSUPPORTED)
         walk(rc == 0 ? &t : NULL, &o, &sum);
     if (rc < 0)

@@ -71,10 +71,11 @@ struct check {
     check_fn *run;
     const int64_t (*cases)[CASE_NUMBERS];
     int n_cases;
-    int n_bench;      /* the last so many are too large to be compared: --bench only */
-    double tol;       /* in units of 2^-24; 0: bit for bit */
-    bool magnitude;   /* add the op's value for absolute inputs to the yardstick */
-    bool peak;        /* add the largest value of the result: for what is divided by a root mean square */
+    int n_bench;    /* the last so many are too large to be compared: --bench only */
+    double tol;     /* in units of 2^-24; 0: bit for bit */
+    bool magnitude; /* add the op's value for absolute inputs to the yardstick */
+    bool peak;      /* add the largest value of the result: for what is divided by a root mean square */
+    bool bf16; /* also with DEVICE_BF16, where both factors are rounded: 2 * 2^-9 of the magnitude more */
     bool normal_only; /* the op's bound is for well-scaled inputs */
 };
 

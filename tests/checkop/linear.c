@@ -69,7 +69,8 @@ static struct tensor linear_add(struct side *s, const int64_t *d)
  * magnitudes, growing like the root of its length; 10 holds for the longest here (2560) with room for the
  * activation's own two. */
 const struct check check_linear[] = {
-    {"linear", linear, CHECK_CASES(linear_cases), .n_bench = 12, .tol = 10, .magnitude = true},
-    {"linear_add", linear_add, CHECK_CASES(add_cases), .n_bench = 2, .tol = 10, .magnitude = true},
+    {"linear", linear, CHECK_CASES(linear_cases), .n_bench = 12, .tol = 10, .magnitude = true, .bf16 = true},
+    {"linear_add", linear_add, CHECK_CASES(add_cases), .n_bench = 2, .tol = 10, .magnitude = true,
+     .bf16 = true},
     {0},
 };
