@@ -1,4 +1,5 @@
-/* blob.c -- see the header. Every path is built by `path_of`; every failure of the system goes through blob_errno. */
+/* blob.c -- see the header. Every path is built by `path_of`; every failure of the system goes through
+ * blob_errno. */
 #include "common/blob.h"
 
 #include <dirent.h>
@@ -18,11 +19,13 @@
 int blob_errno(struct err *err, int errnum, const char *what, const char *path)
 {
     if (errnum == ENOSPC || errnum == EDQUOT)
-        return err_set(err, ERR_NOSPACE, "%s %s: no space left on the volume; free some, or use a larger one", what, path);
+        return err_set(err, ERR_NOSPACE, "%s %s: no space left on the volume; free some, or use a larger one",
+                       what, path);
     if (errnum == EROFS)
         return err_set(err, ERR_IO, "%s %s: the volume is read-only; mount it writable", what, path);
     if (errnum == EACCES || errnum == EPERM)
-        return err_set(err, ERR_IO, "%s %s: this user has no right to; change the volume's owner", what, path);
+        return err_set(err, ERR_IO, "%s %s: this user has no right to; change the volume's owner", what,
+                       path);
     if (errnum == ENOENT)
         return err_set(err, ERR_NOTFOUND, "%s %s: there is no such file or folder", what, path);
     return err_set(err, ERR_IO, "%s %s: %s", what, path, strerror(errnum));
@@ -49,7 +52,8 @@ static int sync_folder_of(const char *path, struct err *err)
     int fd = open(folder[0] ? folder : "/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return blob_errno(err, errno, "open", folder);
-    int rc = fsync(fd) < 0 && errno != EINVAL ? blob_errno(err, errno, "sync", folder) : 0; /* EINVAL: not offered */
+    int rc = fsync(fd) < 0 && errno != EINVAL ? blob_errno(err, errno, "sync", folder)
+                                              : 0; /* EINVAL: not offered */
     close(fd);
     return rc;
 }
@@ -76,7 +80,8 @@ int blob_init(const char *volume, struct err *err)
     char path[BLOB_PATH];
     int fd = -1, rc = 0;
     for (int i = 0; rc == 0 && i < 4; i++) {
-        rc = str_format(path, sizeof(path), "%s%s", volume, names[i]) < 0 ? long_path(err) : make_folder(path, err);
+        rc = str_format(path, sizeof(path), "%s%s", volume, names[i]) < 0 ? long_path(err)
+                                                                          : make_folder(path, err);
     }
     if (rc == 0)
         rc = open_tmp(path, sizeof(path), volume, &fd, err);
@@ -137,7 +142,8 @@ int blob_put_add(struct blob_put *p, const void *bytes, size_t n, struct err *er
     if (p->fd < 0)
         return err_set(err, ERR_INTERNAL, "the file was given up before");
     if (n > p->max_bytes - p->bytes)
-        rc = err_set(err, ERR_TOOBIG, "larger than the limit of %s", str_bytes(limit, sizeof(limit), p->max_bytes));
+        rc = err_set(err, ERR_TOOBIG, "larger than the limit of %s",
+                     str_bytes(limit, sizeof(limit), p->max_bytes));
     else if (write_all(p->fd, bytes, n) < 0)
         rc = blob_errno(err, errno, "write", p->tmp);
     if (rc < 0) {
@@ -173,7 +179,8 @@ int blob_put_end(struct blob_put *p, char key[BLOB_KEY], struct err *err)
     if (rc < 0)
         err_set(err, rc, "the checksum failed");
     if (rc == 0) {
-        rc = str_format(path, sizeof(path), "%s/blobs/%.2s", p->volume, hex) < 0 ? long_path(err) : make_folder(path, err);
+        rc = str_format(path, sizeof(path), "%s/blobs/%.2s", p->volume, hex) < 0 ? long_path(err)
+                                                                                 : make_folder(path, err);
     }
     if (rc == 0 && str_format(path, sizeof(path), "%s/blobs/%.2s/%s", p->volume, hex, hex) < 0)
         rc = long_path(err);
@@ -197,7 +204,8 @@ int blob_put_bytes(const char *volume, const void *bytes, size_t n, char key[BLO
     return rc < 0 ? rc : blob_put_end(&p, key, err);
 }
 
-int blob_put_file(const char *volume, const char *path, uint64_t max_bytes, char key[BLOB_KEY], struct err *err)
+int blob_put_file(const char *volume, const char *path, uint64_t max_bytes, char key[BLOB_KEY],
+                  struct err *err)
 {
     struct blob_put p;
     char chunk[CHUNK];
@@ -220,22 +228,18 @@ int blob_put_file(const char *volume, const char *path, uint64_t max_bytes, char
     return rc;
 }
 
-/* 0..63; 64: '=', 65: white space, -1: none of them */
+/* 0..63; 64: '=', 65: white space, -1: none of them. The URL alphabet counts too (RFC 4648, part 5). */
 static int base64_value(unsigned char c)
 {
-    if (c >= 'A' && c <= 'Z')
-        return c - 'A';
-    if (c >= 'a' && c <= 'z')
-        return c - 'a' + 26;
-    if (c >= '0' && c <= '9')
-        return c - '0' + 52;
-    if (c == '+' || c == '-') /* the URL alphabet too (RFC 4648, part 5) */
-        return 62;
-    if (c == '/' || c == '_')
-        return 63;
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const char *at = c ? strchr(digits, c) : NULL;
+    if (at)
+        return (int)(at - digits);
+    if (c == '-' || c == '_')
+        return c == '-' ? 62 : 63;
     if (c == '=')
         return 64;
-    return c == ' ' || c == '\n' || c == '\r' || c == '\t' ? 65 : -1;
+    return c && strchr(" \n\r\t", c) ? 65 : -1;
 }
 
 struct base64 {
@@ -260,7 +264,9 @@ static int base64_text(struct base64 *d, struct blob_put *p, const char *text, s
         if (v == 65)
             continue;
         if (v < 0 || (v < 64 && d->n_pad) || (v == 64 && d->n_pad == 2))
-            return err_set(err, ERR_MEDIA, "not base64: character %zu is not of its alphabet or stands behind the end", i + 1);
+            return err_set(err, ERR_MEDIA,
+                           "not base64: character %zu is not of its alphabet or stands behind the end",
+                           i + 1);
         if (v == 64) {
             d->n_pad++;
             continue;
@@ -359,8 +365,8 @@ static int result_folder(const char *volume, const char *job, char *ret, size_t 
     return str_format(ret, size, "%s/results/%s", volume, job) < 0 ? long_path(err) : 0;
 }
 
-int blob_result_path(const char *volume, const char *job, int64_t attempt, const char *name, bool make, char *ret,
-                     size_t size, struct err *err)
+int blob_result_path(const char *volume, const char *job, int64_t attempt, const char *name, bool make,
+                     char *ret, size_t size, struct err *err)
 {
     char folder[BLOB_PATH];
     int rc = result_folder(volume, job, folder, sizeof(folder), err);
@@ -388,7 +394,8 @@ int blob_publish_bytes(const char *path, const void *bytes, size_t n, struct err
     return rc;
 }
 
-/* Calls unlink for the entries of a folder that are older than max_age_s (< 0: all). Returns how many went. */
+/* Calls unlink for the entries of a folder that are older than max_age_s (< 0: all). Returns how many went.
+ */
 static int clear_folder(const char *folder, int64_t max_age_s)
 {
     int n = 0;
@@ -397,7 +404,8 @@ static int clear_folder(const char *folder, int64_t max_age_s)
     time_t now = time(NULL);
     while (d && (e = readdir(d)) != NULL) {
         struct stat st;
-        if (e->d_name[0] == '.' || fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode))
+        if (e->d_name[0] == '.' || fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+            !S_ISREG(st.st_mode))
             continue;
         if (max_age_s < 0 || now - st.st_mtime > max_age_s)
             n += unlinkat(dirfd(d), e->d_name, 0) == 0;

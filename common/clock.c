@@ -44,8 +44,8 @@ const char *clock_format(char *dst, size_t size, int64_t wall_ms)
         str_copy(dst, size, "?");
         return dst;
     }
-    str_format(dst, size, "%04d-%02d-%02dT%02d:%02d:%02d.%03dZ", tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour,
-               tm.tm_min, tm.tm_sec, (int)(wall_ms % 1000));
+    str_format(dst, size, "%04d-%02d-%02dT%02d:%02d:%02d.%03dZ", tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday,
+               tm.tm_hour, tm.tm_min, tm.tm_sec, (int)(wall_ms % 1000));
     return dst;
 }
 

@@ -1,5 +1,5 @@
-/* clock.h -- two clocks and a text form: monotonic time for waits and durations, wall time for people. What decides
- * about jobs is neither of them but Redis' own TIME (PROTOCOL.md).
+/* clock.h -- two clocks and a text form: monotonic time for waits and durations, wall time for people. What
+ * decides about jobs is neither of them but Redis' own TIME (PROTOCOL.md).
  *
  *     int64_t deadline = clock_us() + 2 * CLOCK_S;
  *     while (clock_us() < deadline) ...
@@ -13,8 +13,8 @@
 #define CLOCK_MS INT64_C(1000)
 #define CLOCK_S INT64_C(1000000)
 
-int64_t clock_us(void);      /* monotonic, microseconds; never goes back */
-int64_t clock_wall_ms(void); /* since 1970, UTC */
+int64_t clock_us(void);          /* monotonic, microseconds; never goes back */
+int64_t clock_wall_ms(void);     /* since 1970, UTC */
 void clock_sleep_us(int64_t us); /* sleeps through signals until the time is over; <= 0 returns at once */
 
 /* RFC 3339 in UTC: "2026-11-25T17:53:19.042Z". size >= 25; returns dst. */

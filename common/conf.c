@@ -26,7 +26,7 @@ struct row {
 };
 
 static const struct row rows[] = {
-#define X(type, name, initial, min, max, env, programs, help)                                                        \
+#define X(type, name, initial, min, max, env, programs, help)                                                \
     {#name, TYPE_##type, initial, min, max, env, programs, help, offsetof(struct conf, name)},
     CONF_MAP(X)
 #undef X
@@ -145,8 +145,8 @@ int conf_set(struct conf *c, const char *name, const char *value, struct err *er
     const struct row *r = find(name);
     if (!r) {
         const char *near = nearest(name, CONF_ALL);
-        return err_set(err, ERR_INVALID, "there is no setting '%s'%s%s%s", name, *near ? "; did you mean " : "", near,
-                       *near ? "?" : "");
+        return err_set(err, ERR_INVALID, "there is no setting '%s'%s%s%s", name,
+                       *near ? "; did you mean " : "", near, *near ? "?" : "");
     }
     return set_row(c, r, value, err);
 }
@@ -177,8 +177,8 @@ static const char *env_name(const struct row *r, char *dst)
     return dst;
 }
 
-void conf_each(const struct conf *c, unsigned programs, void (*fn)(void *arg, const char *env, const char *value),
-               void *arg)
+void conf_each(const struct conf *c, unsigned programs,
+               void (*fn)(void *arg, const char *env, const char *value), void *arg)
 {
     char env[ENV_NAME_MAX], value[CONF_TEXT_MAX], initial[CONF_TEXT_MAX];
     struct conf defaults;
@@ -230,7 +230,8 @@ static int read_file(struct conf *c, const char *path, struct err *err)
     while (rc == 0 && fgets(line, sizeof(line), f)) {
         number++;
         if (!strchr(line, '\n') && !feof(f))
-            rc = err_set(err, ERR_INVALID, "%s, line %d: longer than %zu bytes", path, number, sizeof(line) - 2);
+            rc = err_set(err, ERR_INVALID, "%s, line %d: longer than %zu bytes", path, number,
+                         sizeof(line) - 2);
         else
             rc = read_line(c, line, path, number, err);
     }
@@ -274,25 +275,29 @@ int conf_environment(struct conf *c, unsigned program, const char *file, struct 
 
 /* ---- flags ---- */
 
+/* The setting that a word like "--web-port=7860" or "--no-insecure" names, NULL for none; *ret_value: what it
+ * says. */
+static const struct row *row_of_flag(const char *word, char name[ENV_NAME_MAX], const char **ret_value)
+{
+    size_t n = strcspn(word, "=");
+    if (n < 2 || n - 2 >= ENV_NAME_MAX || !str_starts(word, "--"))
+        return NULL;
+    str_format(name, ENV_NAME_MAX, "%.*s", (int)n - 2, word + 2);
+    *ret_value = word[n] == '=' ? word + n + 1 : NULL;
+    const struct row *r = find(name);
+    if (!r && str_starts(name, "no-") && !*ret_value) {
+        *ret_value = "no";
+        r = find(name + 3);
+        return r && r->type == TYPE_BOOL ? r : NULL;
+    }
+    return r;
+}
+
 int conf_flag(struct conf *c, unsigned program, int argc, char **argv, int *i, struct err *err)
 {
     char name[ENV_NAME_MAX];
-    const char *word = argv[*i], *value;
-    if (!str_starts(word, "--"))
-        return 0;
-    size_t n = strcspn(word + 2, "=");
-    if (n >= sizeof(name))
-        return 0;
-    str_format(name, sizeof(name), "%.*s", (int)n, word + 2);
-    value = word[2 + n] == '=' ? word + 3 + n : NULL;
-    const struct row *r = find(name);
-    if (!r && str_starts(name, "no-") && !value) {
-        r = find(name + 3);
-        if (r && r->type == TYPE_BOOL)
-            value = "no";
-        else
-            r = NULL;
-    }
+    const char *value = NULL;
+    const struct row *r = row_of_flag(argv[*i], name, &value);
     if (!r || !(r->programs & program))
         return 0;
     (*i)++;
@@ -323,7 +328,8 @@ static int unknown_flag(unsigned program, const char *word, struct err *err)
 /* --help, --help-table, --version, and --config FILE, wherever they stand. */
 static enum conf_action special(int argc, char **argv, const char **ret_file)
 {
-    static const char *const names[] = {[CONF_HELP] = "--help", [CONF_HELP_TABLE] = "--help-table", [CONF_VERSION] = "--version"};
+    static const char *const names[] = {
+        [CONF_HELP] = "--help", [CONF_HELP_TABLE] = "--help-table", [CONF_VERSION] = "--version"};
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "-h") == 0)
             return CONF_HELP;
@@ -372,6 +378,15 @@ json_t *conf_defaults(const struct conf *c)
                      c->default_shift, "seed", (json_int_t)c->default_seed, "prompt", c->default_prompt);
 }
 
+/* web_port -> --web-port */
+static const char *flag_name(const struct row *r, char *dst)
+{
+    str_format(dst, ENV_NAME_MAX, "--%s", r->name);
+    for (char *s = dst + 2; *s; s++)
+        *s = *s == '_' ? '-' : *s;
+    return dst;
+}
+
 static const char *value_word(const struct row *r)
 {
     static const char *const names[] = {"TEXT", "N", "X", ""};
@@ -379,19 +394,20 @@ static const char *value_word(const struct row *r)
     return list ? list : names[r->type];
 }
 
-/* Words of text into lines of at most `width`, each after `indent` spaces; the first line has begun already. */
+/* Words of text into lines of at most `width`, each after `indent` spaces; the first line has begun already.
+ */
 static int wrapped(struct buf *out, const char *text, int indent, int width)
 {
     int column = indent, rc = 0;
     while (rc == 0 && *text) {
         int n = (int)strcspn(text, " ");
-        if (column + n > width && column > indent) {
+        if (column + 1 + n > width && column > indent) {
             rc = buf_printf(out, "\n%*s", indent, "");
             column = indent;
         }
         if (rc == 0)
-            rc = buf_printf(out, "%.*s ", n, text);
-        column += n + 1;
+            rc = buf_printf(out, "%s%.*s", column > indent ? " " : "", n, text);
+        column += n + (column > indent);
         text += n + (text[n] == ' ');
     }
     return rc < 0 ? rc : buf_puts(out, "\n");
@@ -399,22 +415,21 @@ static int wrapped(struct buf *out, const char *text, int indent, int width)
 
 static int help_row(const struct row *r, struct buf *out)
 {
-    char flag[64], env[ENV_NAME_MAX], text[1024];
-    str_format(flag, sizeof(flag), "  --%s %s", r->name, value_word(r));
-    for (char *s = flag + 4; *s && *s != ' '; s++)
-        *s = *s == '_' ? '-' : *s;
-    str_format(text, sizeof(text), "%s [%s%s%s%s%s]", r->help, r->initial, r->initial[0] ? "; " : "", env_name(r, env),
-               r->aliases[0] ? " " : "", r->aliases);
+    char name[ENV_NAME_MAX], flag[2 * ENV_NAME_MAX], env[ENV_NAME_MAX], text[1024];
+    str_format(flag, sizeof(flag), "  %s %s", flag_name(r, name), value_word(r));
+    str_format(text, sizeof(text), "%s [%s%s%s%s%s]", r->help, r->initial, r->initial[0] ? "; " : "",
+               env_name(r, env), r->aliases[0] ? " " : "", r->aliases);
     int rc = buf_printf(out, strlen(flag) < 29 ? "%-30s" : "%s\n                              ", flag);
     return rc < 0 ? rc : wrapped(out, text, 30, 100);
 }
 
 int conf_help(unsigned program, const char *name, const char *what, struct buf *out)
 {
-    int rc = buf_printf(out,
-                        "%s -- %s\n\nSettings, as flags; each is also an environment variable [in brackets, after the "
-                        "default]\nand a line 'name = value' of the file that --config FILE or TROUPE_CONFIG names.\n\n",
-                        name, what);
+    int rc = buf_printf(
+        out,
+        "%s -- %s\n\nSettings, as flags; each is also an environment variable [in brackets, after the "
+        "default]\nand a line 'name = value' of the file that --config FILE or TROUPE_CONFIG names.\n\n",
+        name, what);
     for (int i = 0; rc == 0 && i < N_ROWS; i++)
         if (rows[i].programs & program)
             rc = help_row(&rows[i], out);
@@ -424,14 +439,16 @@ int conf_help(unsigned program, const char *name, const char *what, struct buf *
 int conf_help_table(unsigned programs, struct buf *out)
 {
     static const char *const names[] = {"dispatcher", "worker", "cli"};
-    char env[ENV_NAME_MAX];
-    int rc = buf_puts(out, "| setting | environment | default | for | what |\n| --- | --- | --- | --- | --- |\n");
+    char env[ENV_NAME_MAX], flag[ENV_NAME_MAX];
+    int rc =
+        buf_puts(out, "| setting | environment | default | for | what |\n| --- | --- | --- | --- | --- |\n");
     for (int i = 0; rc == 0 && i < N_ROWS; i++) {
         const struct row *r = &rows[i];
         if (!(r->programs & programs))
             continue;
-        rc = buf_printf(out, "| `%s` | `%s`%s%s | %s%s%s |", r->name, env_name(r, env), r->aliases[0] ? " " : "", r->aliases,
-                        r->initial[0] ? "`" : "", r->initial, r->initial[0] ? "`" : "");
+        rc = buf_printf(out, "| `%s` | `%s`%s%s | %s%s%s |", flag_name(r, flag), env_name(r, env),
+                        r->aliases[0] ? " " : "", r->aliases, r->initial[0] ? "`" : "", r->initial,
+                        r->initial[0] ? "`" : "");
         for (unsigned k = 0; rc == 0 && k < 3; k++)
             if (r->programs & 1u << k)
                 rc = buf_printf(out, " %s", names[k]);

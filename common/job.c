@@ -69,8 +69,9 @@ int job_make_id(char id[JOB_ID])
         b[i] = (unsigned char)(ms >> (40 - 8 * i));
     b[6] = (b[6] & 0x0f) | 0x70;
     b[8] = (b[8] & 0x3f) | 0x80;
-    return str_format(id, JOB_ID, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1], b[2],
-                      b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
+    return str_format(id, JOB_ID, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x",
+                      b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13],
+                      b[14], b[15]);
 }
 
 bool job_id_ok(const char *id)
@@ -81,16 +82,16 @@ bool job_id_ok(const char *id)
 }
 
 /* Text and number fields of the record: key in the record, member. */
-#define TEXT_FIELDS(X)                                                                                               \
-    X("id", id)                                                                                                      \
-    X("gen", generator)                                                                                              \
-    X("tenant", tenant)                                                                                              \
-    X("idem", idem_key)                                                                                              \
+#define TEXT_FIELDS(X)                                                                                       \
+    X("id", id)                                                                                              \
+    X("gen", generator)                                                                                      \
+    X("tenant", tenant)                                                                                      \
+    X("idem", idem_key)                                                                                      \
     X("fp", fingerprint)
-#define NUMBER_FIELDS(X)                                                                                             \
-    X("ds", deadline_start_ms)                                                                                       \
-    X("dr", deadline_run_ms)                                                                                         \
-    X("ttl", ttl_ms)                                                                                                 \
+#define NUMBER_FIELDS(X)                                                                                     \
+    X("ds", deadline_start_ms)                                                                               \
+    X("dr", deadline_run_ms)                                                                                 \
+    X("ttl", ttl_ms)                                                                                         \
     X("bytes", plan_bytes)
 
 int job_pack(const struct job *j, struct buf *b, struct err *err)
@@ -179,8 +180,9 @@ int job_unpack(const void *bytes, size_t len, struct job *ret, struct err *err)
     rc = json_is_object(o) ? take_fields(o, &j) : ERR_FORMAT;
     json_decref(o);
     if (j.version > JOB_VERSION)
-        rc = err_set(err, ERR_UNSUPPORTED, "the job's record has version %d, this program knows %d: update it", j.version,
-                     JOB_VERSION);
+        rc =
+            err_set(err, ERR_UNSUPPORTED, "the job's record has version %d, this program knows %d: update it",
+                    j.version, JOB_VERSION);
     else if (rc < 0)
         err_set(err, rc, "the job's record is not of the expected form");
     if (rc < 0)

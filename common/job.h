@@ -1,8 +1,9 @@
-/* job.h -- a job: the record (what was asked; never changes) and the status (what became of it; lives in Redis).
+/* job.h -- a job: the record (what was asked; never changes) and the status (what became of it; lives in
+ * Redis).
  *
- * The record is msgpack with a version. Version policy: a new field needs no new version (old programs keep fields they
- * do not know: `extra`); JOB_VERSION grows only when an old worker must not run the job. claim hands no job of a
- * version above the worker's own to it, so the job waits for a newer worker.
+ * The record is msgpack with a version. Version policy: a new field needs no new version (old programs keep
+ * fields they do not know: `extra`); JOB_VERSION grows only when an old worker must not run the job. claim
+ * hands no job of a version above the worker's own to it, so the job waits for a newer worker.
  *
  *     struct job job;
  *     job_init(&job);
@@ -27,13 +28,13 @@
 #define JOB_PRIORITY_DEFAULT 5
 
 /* name, text (as the native API spells it), is it final */
-#define JOB_STATES(X)                                                                                                \
-    X(QUEUED, "queued", false)                                                                                       \
-    X(DELAYED, "delayed", false)                                                                                     \
-    X(RUNNING, "running", false)                                                                                     \
-    X(DONE, "done", true)                                                                                            \
-    X(FAILED, "failed", true)                                                                                        \
-    X(CANCELLED, "cancelled", true)                                                                                  \
+#define JOB_STATES(X)                                                                                        \
+    X(QUEUED, "queued", false)                                                                               \
+    X(DELAYED, "delayed", false)                                                                             \
+    X(RUNNING, "running", false)                                                                             \
+    X(DONE, "done", true)                                                                                    \
+    X(FAILED, "failed", true)                                                                                \
+    X(CANCELLED, "cancelled", true)                                                                          \
     X(TIMED_OUT, "timed_out", true)
 
 enum job_state {
@@ -50,9 +51,9 @@ bool job_state_final(enum job_state s);
 struct job {
     int version;
     char id[JOB_ID];
-    char generator[32]; /* "avatar" */
-    char tenant[64];    /* "" for the only one */
-    int priority;       /* 0..9, 9 goes first */
+    char generator[32];        /* "avatar" */
+    char tenant[64];           /* "" for the only one */
+    int priority;              /* 0..9, 9 goes first */
     int64_t deadline_start_ms; /* from submit to the first claim; 0: none */
     int64_t deadline_run_ms;   /* from a claim to its end; 0: none */
     int64_t ttl_ms;            /* kept after the end; 0: the queue's default (7 days) */
@@ -65,9 +66,9 @@ struct job {
 };
 
 void job_init(struct job *j);
-void job_done(struct job *j);            /* zeroed or done already: fine */
-int job_make_id(char id[JOB_ID]);        /* ERR_IO when there is no randomness */
-bool job_id_ok(const char *id);          /* 1..39 of [A-Za-z0-9_-], not starting with '-': safe in keys and paths */
+void job_done(struct job *j);     /* zeroed or done already: fine */
+int job_make_id(char id[JOB_ID]); /* ERR_IO when there is no randomness */
+bool job_id_ok(const char *id);   /* 1..39 of [A-Za-z0-9_-], not starting with '-': safe in keys and paths */
 
 /* Appends the packed record. ERR_TOOBIG above JOB_RECORD_MAX, ERR_INVALID for a bad id. */
 int job_pack(const struct job *j, struct buf *b, struct err *err);
@@ -83,12 +84,12 @@ struct job_status {
     int64_t fails;   /* attempts that ended with a retryable error */
     int64_t deaths;  /* attempts whose lease ran out */
     int64_t submitted_ms, started_ms, finished_ms, expires_ms, retry_ms; /* Redis' clock; 0: not yet */
-    int64_t now_ms;  /* Redis' clock at the answer */
+    int64_t now_ms;                                                      /* Redis' clock at the answer */
     int64_t position; /* 0 = next to be claimed; -1 when not QUEUED */
     char worker[64];  /* of the current or last attempt */
     char stage[24];   /* "denoise" */
     int64_t step, total;
-    double eta_s;    /* < 0: not known */
+    double eta_s; /* < 0: not known */
     enum job_stop stop;
     char error_code[16]; /* err_name of the last failure, "" for none */
     char error[480];

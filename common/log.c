@@ -161,9 +161,9 @@ void log_event(enum log_level level, const char *what, const struct log_field *f
     char time[32];
     if (log_state.format == LOG_JSON)
         line_puts(&l, "{");
-    const struct log_field head[] = {
-        log_str("time", clock_format(time, sizeof(time), clock_wall_ms())), log_str("level", level_names[level]),
-        log_str("program", log_state.program), log_str("event", what)};
+    const struct log_field head[] = {log_str("time", clock_format(time, sizeof(time), clock_wall_ms())),
+                                     log_str("level", level_names[level]),
+                                     log_str("program", log_state.program), log_str("event", what)};
     for (size_t i = 0; i < sizeof(head) / sizeof(head[0]); i++)
         line_field(&l, &head[i]);
     for (size_t i = 0; i < n_fields; i++) {

@@ -137,7 +137,8 @@ static json_t *read_scalar(const msgpack_object *o)
     case MSGPACK_OBJECT_FLOAT64:
         return json_real(o->via.f64);
     case MSGPACK_OBJECT_STR:
-        return json_stringn(o->via.str.size ? o->via.str.ptr : "", o->via.str.size); /* may be NULL when empty */
+        return json_stringn(o->via.str.size ? o->via.str.ptr : "",
+                            o->via.str.size); /* may be NULL when empty */
     default:
         return NULL;
     }
@@ -153,8 +154,8 @@ static int read_value(const msgpack_object *o, json_t **ret)
     return *ret ? 0 : ERR_FORMAT;
 }
 
-/* msgpack-c recurses and allocates by the counts that the bytes claim: look at the bytes first. Every value of a count
- * must be there with at least one byte, and containers may not nest deeper than PACK_DEPTH_MAX. */
+/* msgpack-c recurses and allocates by the counts that the bytes claim: look at the bytes first. Every value
+ * of a count must be there with at least one byte, and containers may not nest deeper than PACK_DEPTH_MAX. */
 struct scan {
     const unsigned char *at;
     size_t left;
@@ -187,11 +188,12 @@ enum scan_kind { SCAN_FIXED, SCAN_BYTES, SCAN_ARRAY, SCAN_MAP, SCAN_REFUSED };
 static const struct {
     unsigned char number, kind;
 } scan_table[32] = {
-    {0, SCAN_FIXED},   {0, SCAN_REFUSED}, {0, SCAN_FIXED},   {0, SCAN_FIXED},   {0, SCAN_REFUSED}, {0, SCAN_REFUSED},
-    {0, SCAN_REFUSED}, {0, SCAN_REFUSED}, {0, SCAN_REFUSED}, {0, SCAN_REFUSED}, {4, SCAN_FIXED},   {8, SCAN_FIXED},
-    {1, SCAN_FIXED},   {2, SCAN_FIXED},   {4, SCAN_FIXED},   {8, SCAN_FIXED},   {1, SCAN_FIXED},   {2, SCAN_FIXED},
-    {4, SCAN_FIXED},   {8, SCAN_FIXED},   {0, SCAN_REFUSED}, {0, SCAN_REFUSED}, {0, SCAN_REFUSED}, {0, SCAN_REFUSED},
-    {0, SCAN_REFUSED}, {1, SCAN_BYTES},   {2, SCAN_BYTES},   {4, SCAN_BYTES},   {2, SCAN_ARRAY},   {4, SCAN_ARRAY},
+    {0, SCAN_FIXED},   {0, SCAN_REFUSED}, {0, SCAN_FIXED},   {0, SCAN_FIXED},   {0, SCAN_REFUSED},
+    {0, SCAN_REFUSED}, {0, SCAN_REFUSED}, {0, SCAN_REFUSED}, {0, SCAN_REFUSED}, {0, SCAN_REFUSED},
+    {4, SCAN_FIXED},   {8, SCAN_FIXED},   {1, SCAN_FIXED},   {2, SCAN_FIXED},   {4, SCAN_FIXED},
+    {8, SCAN_FIXED},   {1, SCAN_FIXED},   {2, SCAN_FIXED},   {4, SCAN_FIXED},   {8, SCAN_FIXED},
+    {0, SCAN_REFUSED}, {0, SCAN_REFUSED}, {0, SCAN_REFUSED}, {0, SCAN_REFUSED}, {0, SCAN_REFUSED},
+    {1, SCAN_BYTES},   {2, SCAN_BYTES},   {4, SCAN_BYTES},   {2, SCAN_ARRAY},   {4, SCAN_ARRAY},
     {2, SCAN_MAP},     {4, SCAN_MAP},
 };
 
@@ -259,7 +261,8 @@ int pack_read(const void *bytes, size_t len, size_t *ret_used, json_t **ret, str
         rc = read_value(&u.data, &value);
     msgpack_unpacked_destroy(&u);
     if (rc < 0)
-        return err_set(err, rc, "%s", rc == ERR_NOMEM ? err_text(rc) : "the bytes are not msgpack of the expected kind");
+        return err_set(err, rc, "%s",
+                       rc == ERR_NOMEM ? err_text(rc) : "the bytes are not msgpack of the expected kind");
     if (ret_used)
         *ret_used = used;
     *ret = value;

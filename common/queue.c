@@ -1,6 +1,7 @@
-/* queue.c -- commands and replies of the queue, without I/O. Two kinds of functions, in the header's order: queue_cmd_*
- * fill a queue_cmd, queue_read_* read what Redis answered. The argument of a function is a msgpack map; `call` makes it
- * from a json value; the answer's head is read by `open_answer`, which turns result words into codes. */
+/* queue.c -- commands and replies of the queue, without I/O. Two kinds of functions, in the header's order:
+ * queue_cmd_* fill a queue_cmd, queue_read_* read what Redis answered. The argument of a function is a
+ * msgpack map; `call` makes it from a json value; the answer's head is read by `open_answer`, which turns
+ * result words into codes. */
 #include "common/queue.h"
 
 #include <math.h>
@@ -23,7 +24,8 @@ int queue_init(struct queue *q, const char *name, struct err *err)
 {
     size_t n = strlen(name);
     if (n == 0 || n > 40 || !job_id_ok(name))
-        return err_set(err, ERR_INVALID, "queue: '%s' is not a name of 1 to 40 characters of A-Z a-z 0-9 _ -", name);
+        return err_set(err, ERR_INVALID, "queue: '%s' is not a name of 1 to 40 characters of A-Z a-z 0-9 _ -",
+                       name);
     str_copy(q->name, sizeof(q->name), name);
     return str_format(q->base, sizeof(q->base), "{%s}", name);
 }
@@ -52,9 +54,10 @@ static void words(struct queue_cmd *c, int n, const char *const *list)
         word(c, list[i]);
 }
 
-/* FCALL name 1 {q} args [record]. Takes over args (NULL: json_pack had no memory, or text that is not UTF-8). */
-static int call_with(struct queue_cmd *c, const struct queue *q, const char *name, json_t *args, const struct job *job,
-                     struct err *err)
+/* FCALL name 1 {q} args [record]. Takes over args (NULL: json_pack had no memory, or text that is not UTF-8).
+ */
+static int call_with(struct queue_cmd *c, const struct queue *q, const char *name, json_t *args,
+                     const struct job *job, struct err *err)
 {
     words(c, 1, (const char *const[]){"FCALL"});
     buf_init(&c->body, ARGS_MAX);
@@ -127,13 +130,15 @@ int queue_check_info(const char *text, size_t len, struct err *err)
     str_copy(major, sizeof(major), version);
     major[strcspn(major, ".")] = 0;
     if (str_parse_i64(major, 0, 1000, &n) < 0 || n < 7)
-        return err_set(err, ERR_REDIS, "Redis %s is too old: version 7.0 or newer is needed (it has functions)",
+        return err_set(err, ERR_REDIS,
+                       "Redis %s is too old: version 7.0 or newer is needed (it has functions)",
                        version[0] ? version : "of an unknown version");
     if (policy[0] && strcmp(policy, "noeviction") != 0)
-        return err_set(err, ERR_REDIS,
-                       "Redis may throw jobs away: its maxmemory-policy is %s; set it to noeviction (CONFIG SET "
-                       "maxmemory-policy noeviction, and the same in redis.conf)",
-                       policy);
+        return err_set(
+            err, ERR_REDIS,
+            "Redis may throw jobs away: its maxmemory-policy is %s; set it to noeviction (CONFIG SET "
+            "maxmemory-policy noeviction, and the same in redis.conf)",
+            policy);
     return 0;
 }
 
@@ -164,8 +169,9 @@ int queue_read_version(const char *bytes, size_t len, bool *ret_load, struct err
             theirs = 0;
     }
     if (theirs / 1000 > queue_version() / 1000)
-        return err_set(err, ERR_UNSUPPORTED, "the queue in Redis is of version %d, this program knows %d: update it",
-                       (int)theirs, queue_version());
+        return err_set(err, ERR_UNSUPPORTED,
+                       "the queue in Redis is of version %d, this program knows %d: update it", (int)theirs,
+                       queue_version());
     *ret_load = theirs < queue_version();
     return 0;
 }
@@ -184,17 +190,20 @@ static const struct {
     const char *sentence;
 } redis_errors[] = {
     {"ERR Function not found", ERR_NOTFOUND, "the queue's functions are not loaded"},
-    {"NOAUTH", ERR_REDIS, "Redis wants a password: put it into the setting redis (redis://:PASSWORD@host:port/0)"},
+    {"NOAUTH", ERR_REDIS,
+     "Redis wants a password: put it into the setting redis (redis://:PASSWORD@host:port/0)"},
     {"WRONGPASS", ERR_REDIS, "Redis refuses the password of the setting redis"},
     {"ERR AUTH", ERR_REDIS, "Redis has no password set, but the setting redis names one"},
     {"ERR invalid password", ERR_REDIS, "Redis refuses the password of the setting redis"},
-    {"NOPERM", ERR_REDIS, "the Redis user may not run the queue's commands (FCALL, FUNCTION, INFO, BLPOP, XREAD)"},
+    {"NOPERM", ERR_REDIS,
+     "the Redis user may not run the queue's commands (FCALL, FUNCTION, INFO, BLPOP, XREAD)"},
     {"OOM", ERR_NOMEM, "Redis is at its maxmemory: raise it, or let jobs end"},
     {"LOADING", ERR_REDIS, "Redis is still loading its data"},
     {"READONLY", ERR_REDIS, "this Redis is a read-only replica: name the master in the setting redis"},
     {"MISCONF", ERR_REDIS, "Redis cannot write to its disk and takes no changes"},
     {"BUSY", ERR_REDIS, "Redis is busy with a script"},
-    {"ERR unknown command", ERR_REDIS, "this Redis is too old: version 7.0 or newer is needed (it has functions)"},
+    {"ERR unknown command", ERR_REDIS,
+     "this Redis is too old: version 7.0 or newer is needed (it has functions)"},
     {"ERR DB index", ERR_REDIS, "Redis has no database of the number in the setting redis"},
 };
 
@@ -239,10 +248,12 @@ static int conflict(const json_t *o, struct err *err)
 {
     const char *what = text_of(o, "what"), *state = text_of(o, "state");
     if (strcmp(what, "idem") == 0)
-        return err_set(err, ERR_CONFLICT, "Idempotency-Key: it was used before with another request; use a new key");
+        return err_set(err, ERR_CONFLICT,
+                       "Idempotency-Key: it was used before with another request; use a new key");
     if (strcmp(what, "id") == 0)
         return err_set(err, ERR_CONFLICT, "another job has this id");
-    return err_set(err, ERR_CONFLICT, "the job is %s: that cannot be done with it", state[0] ? state : "not in that state");
+    return err_set(err, ERR_CONFLICT, "the job is %s: that cannot be done with it",
+                   state[0] ? state : "not in that state");
 }
 
 /* The map of an answer; ret_used NULL: nothing may follow it. */
@@ -252,7 +263,8 @@ static int open_answer(const void *bytes, size_t len, size_t *ret_used, json_t *
     int rc = bytes ? pack_read(bytes, len, ret_used, &o, NULL) : ERR_FORMAT;
     const char *r = text_of(o, "r");
     if (rc < 0 || !r[0])
-        rc = err_set(err, rc == ERR_NOMEM ? rc : ERR_FORMAT, "Redis' answer is not one of the queue's functions");
+        rc = err_set(err, rc == ERR_NOMEM ? rc : ERR_FORMAT,
+                     "Redis' answer is not one of the queue's functions");
     else if (strcmp(r, "NOTFOUND") == 0)
         rc = err_set(err, ERR_NOTFOUND, "there is no such job or worker");
     else if (strcmp(r, "LOST") == 0)
@@ -260,7 +272,8 @@ static int open_answer(const void *bytes, size_t len, size_t *ret_used, json_t *
     else if (strcmp(r, "CONFLICT") == 0)
         rc = conflict(o, err);
     else if (strcmp(r, "LIMIT") == 0)
-        rc = err_set(err, ERR_LIMIT, "the queue is full: %lld jobs wait, which is its limit; try again in %lld s",
+        rc = err_set(err, ERR_LIMIT,
+                     "the queue is full: %lld jobs wait, which is its limit; try again in %lld s",
                      (long long)int_of(o, "max", 0), (long long)int_of(o, "wait_s", 1));
     *ret = o; /* with LIMIT its fields are still wanted */
     return rc;
@@ -309,12 +322,12 @@ int queue_read_object(const void *bytes, size_t len, json_t **ret, struct err *e
 int queue_cmd_submit(struct queue_cmd *c, const struct queue *q, const struct job *job, int64_t max_queue,
                      struct err *err)
 {
-    json_t *args = json_pack("{s:s s:s s:i s:i s:I s:s s:I s:I s:I s:s s:s s:I}", "id", job->id, "gen", job->generator, "ver",
-                             job->version, "prio", job->priority, "bytes", (json_int_t)job->plan_bytes, "tenant",
-                             job->tenant, "ds", (json_int_t)job->deadline_start_ms, "dr",
-                             (json_int_t)job->deadline_run_ms, "ttl",
-                             (json_int_t)(job->ttl_ms > 0 ? job->ttl_ms : TTL_DEFAULT_MS), "idem", job->idem_key, "fp",
-                             job->fingerprint[0] ? job->fingerprint : "-", "max", (json_int_t)max_queue);
+    json_t *args = json_pack(
+        "{s:s s:s s:i s:i s:I s:s s:I s:I s:I s:s s:s s:I}", "id", job->id, "gen", job->generator, "ver",
+        job->version, "prio", job->priority, "bytes", (json_int_t)job->plan_bytes, "tenant", job->tenant,
+        "ds", (json_int_t)job->deadline_start_ms, "dr", (json_int_t)job->deadline_run_ms, "ttl",
+        (json_int_t)(job->ttl_ms > 0 ? job->ttl_ms : TTL_DEFAULT_MS), "idem", job->idem_key, "fp",
+        job->fingerprint[0] ? job->fingerprint : "-", "max", (json_int_t)max_queue);
     return call_with(c, q, "troupe_submit", args, job, err);
 }
 
@@ -325,7 +338,8 @@ int queue_read_submit(const void *bytes, size_t len, struct queue_submitted *ret
     if (rc == ERR_LIMIT)
         ret->retry_after_s = int_of(o, "wait_s", 1);
     if (rc == 0) {
-        *ret = (struct queue_submitted){.again = json_is_true(json_object_get(o, "again")), .position = int_of(o, "pos", -1)};
+        *ret = (struct queue_submitted){.again = json_is_true(json_object_get(o, "again")),
+                                        .position = int_of(o, "pos", -1)};
         copy_text(o, "id", ret->id, sizeof(ret->id));
     }
     json_decref(o);
@@ -343,7 +357,8 @@ static json_t *result_of(const json_t *o)
 {
     const json_t *text = json_object_get(o, "result");
     json_t *v = NULL;
-    if (json_is_string(text) && json_parse(json_string_value(text), json_string_length(text), 16, &v, NULL) == 0)
+    if (json_is_string(text) &&
+        json_parse(json_string_value(text), json_string_length(text), 16, &v, NULL) == 0)
         return v;
     return NULL;
 }
@@ -354,8 +369,8 @@ static json_t *late_of(const json_t *o)
     json_t *ret = json_array_size(list) ? json_array() : NULL;
     for (size_t i = 0; ret && i < json_array_size(list); i++) {
         const json_t *one = json_array_get(list, i);
-        json_array_append_new(ret, json_pack("{s:I s:o?}", "attempt", (json_int_t)int_of(one, "attempt", 0), "result",
-                                             result_of(one)));
+        json_array_append_new(ret, json_pack("{s:I s:o?}", "attempt", (json_int_t)int_of(one, "attempt", 0),
+                                             "result", result_of(one)));
     }
     return ret;
 }
@@ -411,8 +426,8 @@ int queue_cmd_list(struct queue_cmd *c, const struct queue *q, int state, const 
     if (limit < 1 || limit > 100)
         return err_set(err, ERR_INVALID, "limit: %d is not allowed; 1 to 100 is", limit);
     return call(c, q, "troupe_list",
-                json_pack("{s:s s:s s:i}", "state", state < 0 ? "" : job_state_text((enum job_state)state), "cursor",
-                          cursor, "limit", limit),
+                json_pack("{s:s s:s s:i}", "state", state < 0 ? "" : job_state_text((enum job_state)state),
+                          "cursor", cursor, "limit", limit),
                 err);
 }
 
@@ -442,7 +457,8 @@ int queue_read_list(const void *bytes, size_t len, json_t **ret, char ret_cursor
     return 0;
 }
 
-int queue_cmd_cancel(struct queue_cmd *c, const struct queue *q, const char *id, const char *who, struct err *err)
+int queue_cmd_cancel(struct queue_cmd *c, const struct queue *q, const char *id, const char *who,
+                     struct err *err)
 {
     int rc = check_id(id, err);
     return rc < 0 ? rc : call(c, q, "troupe_cancel", json_pack("{s:s s:s}", "id", id, "who", who), err);
@@ -462,7 +478,8 @@ int queue_read_cancel(const void *bytes, size_t len, struct queue_cancelled *ret
     return rc;
 }
 
-static int call_id(struct queue_cmd *c, const struct queue *q, const char *name, const char *id, struct err *err)
+static int call_id(struct queue_cmd *c, const struct queue *q, const char *name, const char *id,
+                   struct err *err)
 {
     int rc = check_id(id, err);
     return rc < 0 ? rc : call(c, q, name, json_pack("{s:s}", "id", id), err);
@@ -503,7 +520,8 @@ int queue_cmd_workers(struct queue_cmd *c, const struct queue *q, struct err *er
     return call(c, q, "troupe_workers", json_object(), err);
 }
 
-int queue_cmd_quiet(struct queue_cmd *c, const struct queue *q, const char *worker, bool quiet, struct err *err)
+int queue_cmd_quiet(struct queue_cmd *c, const struct queue *q, const char *worker, bool quiet,
+                    struct err *err)
 {
     return call(c, q, "troupe_quiet", json_pack("{s:s s:b}", "worker", worker, "on", quiet), err);
 }
@@ -515,14 +533,16 @@ static void key(struct queue_cmd *c, int slot, const struct queue *q, const char
     str_format(c->text[slot], sizeof(c->text[slot]), "%s:%s", q->base, name);
 }
 
-int queue_cmd_events(struct queue_cmd *c, const struct queue *q, const char *last_id, int64_t block_ms, int count)
+int queue_cmd_events(struct queue_cmd *c, const struct queue *q, const char *last_id, int64_t block_ms,
+                     int count)
 {
     queue_cmd_done(c);
     key(c, 0, q, "events");
     str_format(c->text[1], sizeof(c->text[1]), "%lld", (long long)(block_ms > 0 ? block_ms : 1));
     str_format(c->text[2], sizeof(c->text[2]), "%d", count);
     int rc = str_copy(c->text[3], sizeof(c->text[3]), last_id);
-    const char *const list[] = {"XREAD", "COUNT", c->text[2], "BLOCK", c->text[1], "STREAMS", c->text[0], c->text[3]};
+    const char *const list[] = {"XREAD",    "COUNT",   c->text[2], "BLOCK",
+                                c->text[1], "STREAMS", c->text[0], c->text[3]};
     for (size_t i = 0; i < sizeof(list) / sizeof(list[0]); i++)
         word(c, list[i]);
     return rc;
@@ -580,8 +600,8 @@ int queue_cmd_wake(struct queue_cmd *c, const struct queue *q, int64_t timeout_m
     return 0;
 }
 
-int queue_cmd_hello(struct queue_cmd *c, const struct queue *q, const char *worker, int64_t ttl_ms, const json_t *info,
-                    struct err *err)
+int queue_cmd_hello(struct queue_cmd *c, const struct queue *q, const char *worker, int64_t ttl_ms,
+                    const json_t *info, struct err *err)
 {
     return call(c, q, "troupe_hello",
                 json_pack("{s:s s:I s:O}", "worker", worker, "ttl", (json_int_t)ttl_ms, "info", info), err);
@@ -592,11 +612,13 @@ int queue_cmd_bye(struct queue_cmd *c, const struct queue *q, const char *worker
     return call(c, q, "troupe_bye", json_pack("{s:s}", "worker", worker), err);
 }
 
-int queue_cmd_claim(struct queue_cmd *c, const struct queue *q, const struct queue_offer *offer, struct err *err)
+int queue_cmd_claim(struct queue_cmd *c, const struct queue *q, const struct queue_offer *offer,
+                    struct err *err)
 {
     return call(c, q, "troupe_claim",
-                json_pack("{s:s s:s s:I s:i s:I}", "worker", offer->worker, "gens", offer->generators, "bytes",
-                          (json_int_t)offer->bytes, "ver", JOB_VERSION, "lease", (json_int_t)offer->lease_ms),
+                json_pack("{s:s s:s s:I s:i s:I}", "worker", offer->worker, "gens", offer->generators,
+                          "bytes", (json_int_t)offer->bytes, "ver", JOB_VERSION, "lease",
+                          (json_int_t)offer->lease_ms),
                 err);
 }
 
@@ -621,11 +643,13 @@ int queue_read_claim(const void *bytes, size_t len, struct queue_claimed *ret, s
     return rc;
 }
 
-int queue_cmd_renew(struct queue_cmd *c, const struct queue *q, const char *id, int64_t attempt, int64_t lease_ms,
-                    struct err *err)
+int queue_cmd_renew(struct queue_cmd *c, const struct queue *q, const char *id, int64_t attempt,
+                    int64_t lease_ms, struct err *err)
 {
-    return call(c, q, "troupe_renew",
-                json_pack("{s:s s:I s:I}", "id", id, "attempt", (json_int_t)attempt, "lease", (json_int_t)lease_ms), err);
+    return call(
+        c, q, "troupe_renew",
+        json_pack("{s:s s:I s:I}", "id", id, "attempt", (json_int_t)attempt, "lease", (json_int_t)lease_ms),
+        err);
 }
 
 int queue_cmd_progress(struct queue_cmd *c, const struct queue *q, const char *id, int64_t attempt,
@@ -633,8 +657,8 @@ int queue_cmd_progress(struct queue_cmd *c, const struct queue *q, const char *i
 {
     double eta = isfinite(p->eta_s) && p->eta_s >= 0 ? p->eta_s : -1;
     return call(c, q, "troupe_progress",
-                json_pack("{s:s s:I s:s s:I s:I s:f}", "id", id, "attempt", (json_int_t)attempt, "stage", p->stage, "step",
-                          (json_int_t)p->step, "total", (json_int_t)p->total, "eta", eta),
+                json_pack("{s:s s:I s:s s:I s:I s:f}", "id", id, "attempt", (json_int_t)attempt, "stage",
+                          p->stage, "step", (json_int_t)p->step, "total", (json_int_t)p->total, "eta", eta),
                 err);
 }
 
@@ -650,7 +674,8 @@ int queue_read_heard(const void *bytes, size_t len, struct queue_heard *ret, str
 }
 
 int queue_cmd_settle(struct queue_cmd *c, const struct queue *q, const char *id, int64_t attempt, int code,
-                     const char *text, const json_t *result, const struct queue_limits *limits, struct err *err)
+                     const char *text, const json_t *result, const struct queue_limits *limits,
+                     struct err *err)
 {
     static const char *const verdicts[] = {
         [ERR_THEN_FAIL] = "fail", [ERR_THEN_RETRY] = "retry", [ERR_THEN_CANCEL] = "stop"};
@@ -664,10 +689,10 @@ int queue_cmd_settle(struct queue_cmd *c, const struct queue *q, const char *id,
         rc = err_set(err, ERR_TOOBIG, "the result has %zu bytes, %d are allowed", strlen(json), RESULT_MAX);
     else
         rc = call(c, q, "troupe_settle",
-                  json_pack("{s:s s:I s:s s:s s:s s:s s:i s:I}", "id", id, "attempt", (json_int_t)attempt, "verdict",
-                            verdict, "code", err_name(code), "error", n && str_utf8_ok(text, n) ? text : err_text(code),
-                            "result", json ? json : "", "max_fails", limits->max_fails, "backoff",
-                            (json_int_t)limits->backoff_ms),
+                  json_pack("{s:s s:I s:s s:s s:s s:s s:i s:I}", "id", id, "attempt", (json_int_t)attempt,
+                            "verdict", verdict, "code", err_name(code), "error",
+                            n && str_utf8_ok(text, n) ? text : err_text(code), "result", json ? json : "",
+                            "max_fails", limits->max_fails, "backoff", (json_int_t)limits->backoff_ms),
                   err);
     mem_free(json);
     return rc;
@@ -688,11 +713,11 @@ int queue_read_settle(const void *bytes, size_t len, enum job_state *ret_state, 
     return read_state(bytes, len, ret_state, err);
 }
 
-int queue_cmd_release(struct queue_cmd *c, const struct queue *q, const char *id, int64_t attempt, const char *why,
-                      struct err *err)
+int queue_cmd_release(struct queue_cmd *c, const struct queue *q, const char *id, int64_t attempt,
+                      const char *why, struct err *err)
 {
-    return call(c, q, "troupe_release", json_pack("{s:s s:I s:s}", "id", id, "attempt", (json_int_t)attempt, "why", why),
-                err);
+    return call(c, q, "troupe_release",
+                json_pack("{s:s s:I s:s}", "id", id, "attempt", (json_int_t)attempt, "why", why), err);
 }
 
 int queue_read_release(const void *bytes, size_t len, enum job_state *ret_state, struct err *err)

@@ -1,21 +1,20 @@
-/* queue.h -- the queue's protocol without I/O: builds the commands, reads the replies. PROTOCOL.md tells the story; the
- * transitions themselves are the Redis Functions in queue.lua, embedded here.
+/* queue.h -- the queue's protocol without I/O: builds the commands, reads the replies. PROTOCOL.md tells the
+ * story; the transitions themselves are the Redis Functions in queue.lua, embedded here.
  *
- * Who sends is the caller's affair: redis_sync.h (worker, cli, tests; blocking) or the dispatcher's own asynchronous
- * connection. Every function command answers with ONE bulk string (msgpack) that goes to the queue_read_* of the same
- * name; an error reply (RESP '-...') goes to queue_error.
+ * Who sends is the caller's affair: redis_sync.h (worker, cli, tests; blocking) or the dispatcher's own
+ * asynchronous connection. Every function command answers with ONE bulk string (msgpack) that goes to the
+ * queue_read_* of the same name; an error reply (RESP '-...') goes to queue_error.
  *
  *     struct queue q;
  *     struct queue_cmd c = {0};
- *     if ((rc = queue_init(&q, "avatar", &err)) < 0 || (rc = queue_cmd_cancel(&c, &q, id, "client", &err)) < 0)
- *         goto out;
- *     redisAsyncCommandArgv(ac, on_reply, arg, c.argc, c.argv, c.argv_len);
+ *     if ((rc = queue_init(&q, "avatar", &err)) < 0 || (rc = queue_cmd_cancel(&c, &q, id, "client", &err)) <
+ * 0) goto out; redisAsyncCommandArgv(ac, on_reply, arg, c.argc, c.argv, c.argv_len);
  *     ... in on_reply: rc = queue_read_cancel(reply->str, reply->len, &cancelled, &err);
  * out:
  *     queue_cmd_done(&c);
  *
- * Codes that the readers return, with a sentence: ERR_NOTFOUND (no such job), ERR_CONFLICT, ERR_LIMIT (queue full),
- * ERR_LOST (another attempt owns the job), ERR_FORMAT (a reply that is not ours).
+ * Codes that the readers return, with a sentence: ERR_NOTFOUND (no such job), ERR_CONFLICT, ERR_LIMIT (queue
+ * full), ERR_LOST (another attempt owns the job), ERR_FORMAT (a reply that is not ours).
  */
 #ifndef COMMON_QUEUE_H
 #define COMMON_QUEUE_H
@@ -38,7 +37,8 @@ struct queue {
 /* name: 1..40 of [A-Za-z0-9_-]. ERR_INVALID. */
 int queue_init(struct queue *q, const char *name, struct err *err);
 
-/* One command, ready for hiredis. argv points into the struct itself: do not copy it, done when it is sent. */
+/* One command, ready for hiredis. argv points into the struct itself: do not copy it, done when it is sent.
+ */
 struct queue_cmd {
     int argc;
     const char *argv[QUEUE_ARGV_MAX];
@@ -48,10 +48,13 @@ struct queue_cmd {
 };
 void queue_cmd_done(struct queue_cmd *c); /* zeroed or done already: fine. A builder calls it itself first */
 
-/* ---- at start ------------------------------------------------------------------------------------------------- */
+/* ---- at start
+ * ------------------------------------------------------------------------------------------------- */
 
-/* 1. INFO -> queue_check_info; 2. the version function -> queue_read_version (an error reply means: not loaded);
- * 3. when *ret_load: the load command; its reply is ignored but for errors. redis_sync_setup does the three. */
+/* 1. INFO -> queue_check_info; 2. the version function -> queue_read_version (an error reply means: not
+ * loaded);
+ * 3. when *ret_load: the load command; its reply is ignored but for errors. redis_sync_setup does the three.
+ */
 int queue_cmd_info(struct queue_cmd *c);
 /* Redis >= 7.0 and maxmemory-policy noeviction, or ERR_REDIS with what to change. */
 int queue_check_info(const char *text, size_t len, struct err *err);
@@ -65,17 +68,20 @@ int queue_version(void);                 /* ours: major * 1000 + minor */
  * ERR_REDIS: loading, read-only, wrong password, busy; ERR_NOMEM: Redis is at its maxmemory. */
 int queue_error(const char *text, size_t len, struct err *err);
 
-/* ---- clients -------------------------------------------------------------------------------------------------- */
+/* ---- clients
+ * -------------------------------------------------------------------------------------------------- */
 
-/* max_queue: refuse (ERR_LIMIT) when so many wait already. The job's idem_key and fingerprint make it idempotent for 24
- * hours: the same key and fingerprint answer the first job (again = true); another fingerprint is ERR_CONFLICT. */
+/* max_queue: refuse (ERR_LIMIT) when so many wait already. The job's idem_key and fingerprint make it
+ * idempotent for 24 hours: the same key and fingerprint answer the first job (again = true); another
+ * fingerprint is ERR_CONFLICT. */
 int queue_cmd_submit(struct queue_cmd *c, const struct queue *q, const struct job *job, int64_t max_queue,
                      struct err *err);
 struct queue_submitted {
     char id[JOB_ID];
     bool again;       /* the first answer, given again */
     int64_t position; /* jobs before it; -1 when it no longer waits */
-    int64_t retry_after_s; /* with ERR_LIMIT: honest estimate from the backlog, >= 1 (filled in that case only) */
+    int64_t
+        retry_after_s; /* with ERR_LIMIT: honest estimate from the backlog, >= 1 (filled in that case only) */
 };
 int queue_read_submit(const void *bytes, size_t len, struct queue_submitted *ret, struct err *err);
 
@@ -83,25 +89,30 @@ int queue_read_submit(const void *bytes, size_t len, struct queue_submitted *ret
 int queue_cmd_get(struct queue_cmd *c, const struct queue *q, const char *id, bool history, struct err *err);
 int queue_read_get(const void *bytes, size_t len, struct job_view *ret, struct err *err);
 
-/* Newest first. state < 0: all. cursor "": from the newest; otherwise ret_cursor of the page before. limit 1..100. */
+/* Newest first. state < 0: all. cursor "": from the newest; otherwise ret_cursor of the page before.
+ * limit 1..100. */
 int queue_cmd_list(struct queue_cmd *c, const struct queue *q, int state, const char *cursor, int limit,
                    struct err *err);
-/* *ret: owned array of limit objects {id, state, submitted_ms, started_ms, finished_ms, attempt, priority, generator,
- * stage, step, total, eta_s, error_code, error}; ret_cursor "" at the end. */
+/* *ret: owned array of limit objects {id, state, submitted_ms, started_ms, finished_ms, attempt, priority,
+ * generator, stage, step, total, eta_s, error_code, error}; ret_cursor "" at the end. */
 int queue_read_list(const void *bytes, size_t len, json_t **ret, char ret_cursor[64], struct err *err);
 
-/* QUEUED and DELAYED are CANCELLED at once; RUNNING is asked to stop (stopping = true) and CANCELLED when its worker
- * settles, or by expire 30 s later; CANCELLED again answers the same. ERR_CONFLICT when it ended otherwise. */
-int queue_cmd_cancel(struct queue_cmd *c, const struct queue *q, const char *id, const char *who, struct err *err);
+/* QUEUED and DELAYED are CANCELLED at once; RUNNING is asked to stop (stopping = true) and CANCELLED when its
+ * worker settles, or by expire 30 s later; CANCELLED again answers the same. ERR_CONFLICT when it ended
+ * otherwise. */
+int queue_cmd_cancel(struct queue_cmd *c, const struct queue *q, const char *id, const char *who,
+                     struct err *err);
 struct queue_cancelled {
     enum job_state state;
     bool stopping;
 };
 int queue_read_cancel(const void *bytes, size_t len, struct queue_cancelled *ret, struct err *err);
 
-/* FAILED, CANCELLED, TIMED_OUT back to QUEUED with counts at zero. Waiting or running already: 0. DONE: ERR_CONFLICT. */
+/* FAILED, CANCELLED, TIMED_OUT back to QUEUED with counts at zero. Waiting or running already: 0. DONE:
+ * ERR_CONFLICT. */
 int queue_cmd_retry(struct queue_cmd *c, const struct queue *q, const char *id, struct err *err);
-/* Removes the record of an ended job (files: blob_delete_results first). ERR_CONFLICT while it waits or runs. */
+/* Removes the record of an ended job (files: blob_delete_results first). ERR_CONFLICT while it waits or runs.
+ */
 int queue_cmd_delete(struct queue_cmd *c, const struct queue *q, const char *id, struct err *err);
 /* For retry, delete, pause, quiet, hello, bye: 0 or a code. */
 int queue_read_ok(const void *bytes, size_t len, struct err *err);
@@ -116,40 +127,45 @@ int queue_read_count(const void *bytes, size_t len, int64_t *ret_n, struct err *
 int queue_cmd_why(struct queue_cmd *c, const struct queue *q, const char *id, struct err *err);
 int queue_cmd_stats(struct queue_cmd *c, const struct queue *q, struct err *err);
 int queue_cmd_workers(struct queue_cmd *c, const struct queue *q, struct err *err);
-int queue_cmd_quiet(struct queue_cmd *c, const struct queue *q, const char *worker, bool quiet, struct err *err);
+int queue_cmd_quiet(struct queue_cmd *c, const struct queue *q, const char *worker, bool quiet,
+                    struct err *err);
 int queue_read_object(const void *bytes, size_t len, json_t **ret, struct err *err); /* why, stats, workers */
 
-/* ---- the event stream ------------------------------------------------------------------------------------------ */
+/* ---- the event stream
+ * ------------------------------------------------------------------------------------------ */
 
-/* XREAD BLOCK: entries after last_id ("$": from now), nil after block_ms (0 is not allowed: every wait has an end).
- * XRANGE: entries after from ("-": oldest), for replays. Both: each entry has one field "e" whose value is for
- * queue_read_event; the entry's stream id is the SSE event id. */
-int queue_cmd_events(struct queue_cmd *c, const struct queue *q, const char *last_id, int64_t block_ms, int count);
+/* XREAD BLOCK: entries after last_id ("$": from now), nil after block_ms (0 is not allowed: every wait has an
+ * end). XRANGE: entries after from ("-": oldest), for replays. Both: each entry has one field "e" whose value
+ * is for queue_read_event; the entry's stream id is the SSE event id. */
+int queue_cmd_events(struct queue_cmd *c, const struct queue *q, const char *last_id, int64_t block_ms,
+                     int count);
 int queue_cmd_replay(struct queue_cmd *c, const struct queue *q, const char *from, int count);
 
 struct queue_event {
     char id[JOB_ID];
-    char what[16];  /* submit, claim, progress, settle, release, cancel, expire, retry, delete */
+    char what[16];        /* submit, claim, progress, settle, release, cancel, expire, retry, delete */
     enum job_state state; /* after it */
     int64_t attempt;
     int64_t time_ms;
     char stage[24]; /* progress; "" otherwise */
     int64_t step, total;
-    double eta_s;   /* < 0: not known */
+    double eta_s; /* < 0: not known */
     char worker[64];
-    char code[16];  /* err_name, "" for none */
-    char why[256];  /* sentence, "" for none */
+    char code[16]; /* err_name, "" for none */
+    char why[256]; /* sentence, "" for none */
 };
 int queue_read_event(const void *bytes, size_t len, struct queue_event *ret, struct err *err);
 
-/* ---- workers --------------------------------------------------------------------------------------------------- */
+/* ---- workers
+ * --------------------------------------------------------------------------------------------------- */
 
 /* BLPOP on the wake key for timeout_ms: any non-nil reply means "claim now"; nil: nothing came. */
 int queue_cmd_wake(struct queue_cmd *c, const struct queue *q, int64_t timeout_ms);
 
-/* Registers, and refreshes, the worker's entry; gone ttl_ms after the last one. info: an object of flat values. */
-int queue_cmd_hello(struct queue_cmd *c, const struct queue *q, const char *worker, int64_t ttl_ms, const json_t *info,
-                    struct err *err);
+/* Registers, and refreshes, the worker's entry; gone ttl_ms after the last one. info: an object of flat
+ * values. */
+int queue_cmd_hello(struct queue_cmd *c, const struct queue *q, const char *worker, int64_t ttl_ms,
+                    const json_t *info, struct err *err);
 int queue_cmd_bye(struct queue_cmd *c, const struct queue *q, const char *worker, struct err *err);
 
 struct queue_offer {
@@ -158,19 +174,20 @@ struct queue_offer {
     int64_t bytes;          /* device memory; 0: any job fits */
     int64_t lease_ms;
 };
-int queue_cmd_claim(struct queue_cmd *c, const struct queue *q, const struct queue_offer *offer, struct err *err);
+int queue_cmd_claim(struct queue_cmd *c, const struct queue *q, const struct queue_offer *offer,
+                    struct err *err);
 struct queue_claimed {
-    bool got;         /* false: nothing for this worker now; the rest is then empty */
-    bool quiet;       /* told to take nothing: drain and wait */
-    int64_t attempt;  /* the fence of every later call */
+    bool got;              /* false: nothing for this worker now; the rest is then empty */
+    bool quiet;            /* told to take nothing: drain and wait */
+    int64_t attempt;       /* the fence of every later call */
     int64_t fails, deaths; /* so far */
-    int64_t run_left_ms; /* until the run deadline; 0: none */
-    struct job job;   /* owned: job_done */
+    int64_t run_left_ms;   /* until the run deadline; 0: none */
+    struct job job;        /* owned: job_done */
 };
 int queue_read_claim(const void *bytes, size_t len, struct queue_claimed *ret, struct err *err);
 
-int queue_cmd_renew(struct queue_cmd *c, const struct queue *q, const char *id, int64_t attempt, int64_t lease_ms,
-                    struct err *err);
+int queue_cmd_renew(struct queue_cmd *c, const struct queue *q, const char *id, int64_t attempt,
+                    int64_t lease_ms, struct err *err);
 struct queue_progress {
     const char *stage;
     int64_t step, total;
@@ -189,27 +206,32 @@ struct queue_limits {
     int max_fails;      /* attempts with a retryable error: 3 */
     int64_t backoff_ms; /* the first wait; doubles, +-20 % */
 };
-/* The end of an attempt. code 0: done, result (an object, <= 16 KiB as JSON text) is what the job becomes. Otherwise the
- * ERR_* and its sentence: err_then decides FAILED, DELAYED (or FAILED when the fails are spent), CANCELLED or TIMED_OUT
- * (whichever stop was asked for). Twice the same is harmless. ERR_LOST: the result is kept as late. */
+/* The end of an attempt. code 0: done, result (an object, <= 16 KiB as JSON text) is what the job becomes.
+ * Otherwise the ERR_* and its sentence: err_then decides FAILED, DELAYED (or FAILED when the fails are
+ * spent), CANCELLED or TIMED_OUT (whichever stop was asked for). Twice the same is harmless. ERR_LOST: the
+ * result is kept as late. */
 int queue_cmd_settle(struct queue_cmd *c, const struct queue *q, const char *id, int64_t attempt, int code,
-                     const char *text, const json_t *result, const struct queue_limits *limits, struct err *err);
+                     const char *text, const json_t *result, const struct queue_limits *limits,
+                     struct err *err);
 int queue_read_settle(const void *bytes, size_t len, enum job_state *ret_state, struct err *err);
 
 /* Gives the job back: front of its line, nothing counted. */
-int queue_cmd_release(struct queue_cmd *c, const struct queue *q, const char *id, int64_t attempt, const char *why,
-                      struct err *err);
+int queue_cmd_release(struct queue_cmd *c, const struct queue *q, const char *id, int64_t attempt,
+                      const char *why, struct err *err);
 int queue_read_release(const void *bytes, size_t len, enum job_state *ret_state, struct err *err);
 
-/* ---- the timer -------------------------------------------------------------------------------------------------- */
+/* ---- the timer
+ * -------------------------------------------------------------------------------------------------- */
 
-/* Everything that time does, up to 100 jobs a call: leases that ran out, retries that are due, deadlines, stops that
- * were not obeyed, records to forget. Run by every worker and dispatcher about once a second; any number may. */
+/* Everything that time does, up to 100 jobs a call: leases that ran out, retries that are due, deadlines,
+ * stops that were not obeyed, records to forget. Run by every worker and dispatcher about once a second; any
+ * number may. */
 int queue_cmd_expire(struct queue_cmd *c, const struct queue *q, struct err *err);
 struct queue_expired {
     int64_t n_leases, n_retries, n_deadlines;
     int64_t n_waiting;
-    json_t *forget; /* owned: ids whose time to live is over: blob_delete_results each, then queue_cmd_delete it */
+    json_t *forget; /* owned: ids whose time to live is over: blob_delete_results each, then queue_cmd_delete
+                       it */
 };
 int queue_read_expire(const void *bytes, size_t len, struct queue_expired *ret, struct err *err);
 

@@ -1,11 +1,13 @@
 #!lua name=troupe
--- queue.lua -- the queue's transitions, one function each, atomic. PROTOCOL.md has the picture, the keys and the tables.
+-- queue.lua -- the queue's transitions, one function each, atomic. PROTOCOL.md has the picture, keys and tables.
 --
--- KEYS[1] is the queue's hash tag "{name}"; every key begins with it. ARGV[1] is a msgpack map of arguments (submit: ARGV[2]
--- is the record). The answer is msgpack: a map with r = 'OK' | 'NOTFOUND' | 'CONFLICT' | 'LIMIT' | 'LOST' (get and claim append the job's record).
--- Times are Redis' own, in milliseconds. Read from the bottom: the register calls are the table of contents.
+-- KEYS[1] is the queue's hash tag "{name}"; every key begins with it. ARGV[1] is a msgpack map of arguments
+-- (submit: ARGV[2] is the record). The answer is msgpack: a map with r = 'OK' | 'NOTFOUND' | 'CONFLICT' | 'LIMIT' |
+-- 'LOST' (get and claim append the job's record).
+-- Times are Redis' own, in milliseconds. Read from the bottom: the last lines are the table of contents.
 
-local VERSION = 1000 -- major * 1000 + minor; raise the minor with every change, the major when old programs must not use it
+-- major * 1000 + minor; raise the minor with every change, the major when old programs must not use it
+local VERSION = 1000
 
 local LEVEL = 2 ^ 44      -- scores of the waiting: (9 - priority) * LEVEL + place in the line
 local MIDDLE = 2 ^ 43     -- place of the first ever; the front of a line grows down from it
@@ -450,7 +452,8 @@ local function progress(keys, args)
         return answer('LOST')
     end
     redis.call('HSET', b .. ':job:' .. a.id, 'stage', a.stage, 'step', a.step, 'total', a.total, 'eta', a.eta)
-    event(b, t, a.id, 'progress', 'running', a.attempt, {stage = a.stage, step = a.step, total = a.total, eta = a.eta})
+    event(b, t, a.id, 'progress', 'running', a.attempt,
+        {stage = a.stage, step = a.step, total = a.total, eta = a.eta})
     return heard(b, job)
 end
 
@@ -780,24 +783,15 @@ local function version()
     return VERSION
 end
 
-redis.register_function{function_name = 'troupe_version', callback = version, flags = {'no-writes'}}
-redis.register_function('troupe_submit', submit)
-redis.register_function('troupe_claim', claim)
-redis.register_function('troupe_renew', renew)
-redis.register_function('troupe_progress', progress)
-redis.register_function('troupe_settle', settle)
-redis.register_function('troupe_release', release)
-redis.register_function('troupe_cancel', cancel)
-redis.register_function('troupe_expire', expire)
-redis.register_function('troupe_retry', retry)
-redis.register_function('troupe_delete', delete)
-redis.register_function('troupe_purge', purge)
-redis.register_function('troupe_pause', pause)
-redis.register_function('troupe_hello', hello)
-redis.register_function('troupe_bye', bye)
-redis.register_function('troupe_quiet', quiet)
-redis.register_function('troupe_workers', workers)
-redis.register_function{function_name = 'troupe_get', callback = get, flags = {'no-writes'}}
-redis.register_function{function_name = 'troupe_list', callback = list, flags = {'no-writes'}}
-redis.register_function{function_name = 'troupe_why', callback = why, flags = {'no-writes'}}
-redis.register_function{function_name = 'troupe_stats', callback = stats, flags = {'no-writes'}}
+-- {name, function}; workers writes because it forgets who is gone. (While loading there is no pairs, only #.)
+local READ = {{'version', version}, {'get', get}, {'list', list}, {'why', why}, {'stats', stats}}
+local WRITE = {{'submit', submit}, {'claim', claim}, {'renew', renew}, {'progress', progress}, {'settle', settle},
+    {'release', release}, {'cancel', cancel}, {'expire', expire}, {'retry', retry}, {'delete', delete},
+    {'purge', purge}, {'pause', pause}, {'hello', hello}, {'bye', bye}, {'quiet', quiet}, {'workers', workers}}
+
+for i = 1, #READ do
+    redis.register_function{function_name = 'troupe_' .. READ[i][1], callback = READ[i][2], flags = {'no-writes'}}
+end
+for i = 1, #WRITE do
+    redis.register_function('troupe_' .. WRITE[i][1], WRITE[i][2])
+end

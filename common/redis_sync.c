@@ -1,5 +1,5 @@
-/* redis_sync.c -- see the header. `attempt_command` sends one command on an open connection; `command` opens, selects,
- * authenticates and tries a second time when the server had closed a connection that we kept. */
+/* redis_sync.c -- see the header. `attempt_command` sends one command on an open connection; `command` opens,
+ * selects, authenticates and tries a second time when the server had closed a connection that we kept. */
 #include "common/redis_sync.h"
 
 #include <errno.h>
@@ -36,7 +36,8 @@ int redis_sync_open(struct redis_sync **ret, const char *url, struct err *err)
         return rc;
     }
     redis_url_show(&r->url, r->name, sizeof(r->name));
-    /* hiredis writes without MSG_NOSIGNAL: a server that went away must be an error, not the end of the process */
+    /* hiredis writes without MSG_NOSIGNAL: a server that went away must be an error, not the end of the
+     * process */
     if (sigaction(SIGPIPE, NULL, &pipe) == 0 && pipe.sa_handler == SIG_DFL)
         signal(SIGPIPE, SIG_IGN);
     *ret = r;
@@ -70,9 +71,11 @@ static struct timeval timeval_of(int64_t ms)
     return (struct timeval){.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
 }
 
-/* The reply, or NULL with *ret_closed telling that the other side had closed the connection. An error reply is a reply. */
-static redisReply *attempt_command(struct redis_sync *r, int argc, const char *const *argv, const size_t *argv_len,
-                                   int64_t timeout_ms, bool *ret_closed, struct err *err)
+/* The reply, or NULL with *ret_closed telling that the other side had closed the connection. An error reply
+ * is a reply. */
+static redisReply *attempt_command(struct redis_sync *r, int argc, const char *const *argv,
+                                   const size_t *argv_len, int64_t timeout_ms, bool *ret_closed,
+                                   struct err *err)
 {
     redisSetTimeout(r->ctx, timeval_of(timeout_ms));
     redisReply *reply = redisCommandArgv(r->ctx, argc, (const char **)(uintptr_t)argv, argv_len);
@@ -80,9 +83,11 @@ static redisReply *attempt_command(struct redis_sync *r, int argc, const char *c
     if (reply)
         return reply;
     int e = errno;
-    *ret_closed = r->ctx->err == REDIS_ERR_EOF || (r->ctx->err == REDIS_ERR_IO && (e == EPIPE || e == ECONNRESET));
+    *ret_closed =
+        r->ctx->err == REDIS_ERR_EOF || (r->ctx->err == REDIS_ERR_IO && (e == EPIPE || e == ECONNRESET));
     if (r->ctx->err == REDIS_ERR_IO && e == EAGAIN)
-        err_set(err, ERR_REDIS, "Redis at %s did not answer within %.1f s", r->name, (double)timeout_ms / 1000);
+        err_set(err, ERR_REDIS, "Redis at %s did not answer within %.1f s", r->name,
+                (double)timeout_ms / 1000);
     else if (!*ret_closed)
         err_set(err, ERR_REDIS, "Redis at %s: %s", r->name, r->ctx->errstr);
     disconnect(r);
@@ -133,8 +138,8 @@ static int connect_now(struct redis_sync *r, struct err *err)
 }
 
 /* *ret is a reply that is no error; freed by the caller. */
-static int command(struct redis_sync *r, int argc, const char *const *argv, const size_t *argv_len, int64_t timeout_ms,
-                   redisReply **ret, struct err *err)
+static int command(struct redis_sync *r, int argc, const char *const *argv, const size_t *argv_len,
+                   int64_t timeout_ms, redisReply **ret, struct err *err)
 {
     redisReply *reply = NULL;
     for (int try = 0; !reply && try < 2; try++) {
@@ -274,8 +279,8 @@ static int each_event(const redisReply *list, redis_sync_event_fn *fn, void *arg
     return 0;
 }
 
-int redis_sync_events(struct redis_sync *r, const struct queue_cmd *cmd, int64_t block_ms, redis_sync_event_fn *fn,
-                      void *arg, char last_id[64], struct err *err)
+int redis_sync_events(struct redis_sync *r, const struct queue_cmd *cmd, int64_t block_ms,
+                      redis_sync_event_fn *fn, void *arg, char last_id[64], struct err *err)
 {
     redisReply *got = NULL;
     int rc = command(r, cmd->argc, cmd->argv, cmd->argv_len, block_ms + 2000, &got, err);
@@ -289,8 +294,8 @@ int redis_sync_events(struct redis_sync *r, const struct queue_cmd *cmd, int64_t
     return rc < 0 ? err_set(err, rc, "an event: %s", err_text(rc)) : 0;
 }
 
-int redis_sync_words(struct redis_sync *r, const char *const *words, int n_words, int64_t timeout_ms, struct buf *reply,
-                     struct err *err)
+int redis_sync_words(struct redis_sync *r, const char *const *words, int n_words, int64_t timeout_ms,
+                     struct buf *reply, struct err *err)
 {
     size_t len[WORDS_MAX];
     redisReply *got = NULL;

@@ -47,7 +47,8 @@ static int parse_user(struct redis_url *u, const char *s, size_t len, struct err
     size_t user = colon ? (size_t)(colon - s) : len;
     if (percent(u->user, sizeof(u->user), s, user) < 0 ||
         (colon && percent(u->password, sizeof(u->password), colon + 1, len - user - 1) < 0))
-        return err_set(err, ERR_INVALID, "redis: the user or password before '@' is too long or not well escaped");
+        return err_set(err, ERR_INVALID,
+                       "redis: the user or password before '@' is too long or not well escaped");
     return 0;
 }
 
@@ -95,7 +96,8 @@ static int parse_unix(struct redis_url *u, const char *s, struct err *err)
 {
     size_t len = strcspn(s, "?");
     if (len == 0 || len >= sizeof(u->path))
-        return err_set(err, ERR_INVALID, "redis: the socket's path must have 1 to %zu bytes", sizeof(u->path) - 1);
+        return err_set(err, ERR_INVALID, "redis: the socket's path must have 1 to %zu bytes",
+                       sizeof(u->path) - 1);
     memcpy(u->path, s, len);
     u->path[len] = 0;
     for (s += len; *s; s += len) {
@@ -105,7 +107,8 @@ static int parse_unix(struct redis_url *u, const char *s, struct err *err)
             continue;
         if (str_starts(s, "password=") && percent(u->password, sizeof(u->password), s + 9, len - 9) == 0)
             continue;
-        return err_set(err, ERR_INVALID, "redis: after a socket's path only ?db=N and &password=... may follow");
+        return err_set(err, ERR_INVALID,
+                       "redis: after a socket's path only ?db=N and &password=... may follow");
     }
     return 0;
 }
@@ -123,7 +126,8 @@ int redis_url_parse(const char *text, struct redis_url *ret, struct err *err)
     else if (text[0] == '/')
         rc = parse_unix(&u, text, err);
     else if (str_starts(text, "rediss://"))
-        rc = err_set(err, ERR_INVALID, "redis: TLS (rediss://) is not offered; use a tunnel or a private network");
+        rc = err_set(err, ERR_INVALID,
+                     "redis: TLS (rediss://) is not offered; use a tunnel or a private network");
     else
         rc = err_set(err, ERR_INVALID, "redis: the address must begin with redis:// or unix://");
     if (rc == 0)

@@ -1,5 +1,5 @@
-/* schema.c -- the table of fields, and checking requests against it. Start reading at schema_apply; `check_value` holds
- * the rule of each type. What is made of the table for people is in schema_doc.c. */
+/* schema.c -- the table of fields, and checking requests against it. Start reading at schema_apply;
+ * `check_value` holds the rule of each type. What is made of the table for people is in schema_doc.c. */
 #include "common/schema.h"
 
 #include <ctype.h>
@@ -15,18 +15,25 @@
 static const struct schema_field avatar_fields[] = {
     {"image", SCHEMA_MEDIA, 0, 33554432, NULL, NULL, SCHEMA_REQUIRED,
      "the portrait: PNG, JPEG, WebP, or the first frame of a GIF; turned as its EXIF says"},
-    {"audio", SCHEMA_MEDIA, 0, 209715200, NULL, NULL, SCHEMA_REQUIRED, "the speech: any common audio format, or a video's sound"},
+    {"audio", SCHEMA_MEDIA, 0, 209715200, NULL, NULL, SCHEMA_REQUIRED,
+     "the speech: any common audio format, or a video's sound"},
     {"prompt", SCHEMA_TEXT, 0, 4096, "", NULL, 0, "what the picture shows; a fixed beginning is added to it"},
-    {"negative_prompt", SCHEMA_TEXT, 0, 4096, NULL, NULL, 0, "what to keep away from; absent: the usual list"},
-    {"size", SCHEMA_SIZE, 64, 1024, "704", NULL, 0, "area class of the video (side of a square), or width x height"},
+    {"negative_prompt", SCHEMA_TEXT, 0, 4096, NULL, NULL, 0,
+     "what to keep away from; absent: the usual list"},
+    {"size", SCHEMA_SIZE, 64, 1024, "704", NULL, 0,
+     "area class of the video (side of a square), or width x height"},
     {"fps", SCHEMA_NUMBER, 12.5, 25, "25", "12.5|25", 0, "frames a second"},
-    {"num_frames", SCHEMA_INTEGER, 1, 100000, NULL, NULL, 0, "length in frames; absent: as long as the audio"},
-    {"num_inference_steps", SCHEMA_INTEGER, 1, 100, "50", NULL, 0, "denoising steps: more is slower and finer"},
+    {"num_frames", SCHEMA_INTEGER, 1, 100000, NULL, NULL, 0,
+     "length in frames; absent: as long as the audio"},
+    {"num_inference_steps", SCHEMA_INTEGER, 1, 100, "50", NULL, 0,
+     "denoising steps: more is slower and finer"},
     {"guidance_scale", SCHEMA_NUMBER, 0, 20, "7.5", NULL, 0, "how closely prompt and audio are followed"},
     {"flow_shift", SCHEMA_NUMBER, 0.1, 20, "5", NULL, 0, "where on the noise scale the steps are spent"},
-    {"seed", SCHEMA_INTEGER, -1, TWO_63, "-1", NULL, 0, "same seed, same video; -1: drawn, and told with the result"},
+    {"seed", SCHEMA_INTEGER, -1, TWO_63, "-1", NULL, 0,
+     "same seed, same video; -1: drawn, and told with the result"},
     {"face", SCHEMA_FACE, 0, 100000, "auto", NULL, 0,
-     "whose face speaks: auto, none, required, an index by size (0 is the largest), or x,y,w,h in pixels of the image"},
+     "whose face speaks: auto, none, required, an index by size (0 is the largest), or x,y,w,h in pixels of "
+     "the image"},
     {"preset", SCHEMA_CHOICE, 0, 0, "auto", "auto|cpu", 0, "device class"},
     {"priority", SCHEMA_INTEGER, 0, 9, "5", NULL, SCHEMA_QUEUE, "9 goes first"},
     {"tags", SCHEMA_TAGS, 16, 64, NULL, NULL, SCHEMA_QUEUE, "words of your own, to find the job again"},
@@ -34,7 +41,8 @@ static const struct schema_field avatar_fields[] = {
      "given up when it has not started after so many seconds"},
     {"deadline_run_s", SCHEMA_NUMBER, 0.1, 2592000, NULL, NULL, SCHEMA_QUEUE,
      "stopped when it has run for so many seconds"},
-    {"ttl_s", SCHEMA_NUMBER, 1, 315360000, NULL, NULL, SCHEMA_QUEUE, "how long the result is kept; absent: the server's setting"},
+    {"ttl_s", SCHEMA_NUMBER, 1, 315360000, NULL, NULL, SCHEMA_QUEUE,
+     "how long the result is kept; absent: the server's setting"},
 };
 
 static const struct schema schemas[] = {
@@ -101,10 +109,11 @@ static const char *show(struct shown *d, const json_t *v)
     } else if (json_is_real(v)) {
         str_format(d->text, sizeof(d->text), "%.10g", json_real_value(v));
     } else {
-        str_copy(d->text, sizeof(d->text), json_is_object(v)  ? "an object"
-                                           : json_is_array(v) ? "a list"
-                                           : json_is_true(v)  ? "true"
-                                                              : "false");
+        str_copy(d->text, sizeof(d->text),
+                 json_is_object(v)  ? "an object"
+                 : json_is_array(v) ? "a list"
+                 : json_is_true(v)  ? "true"
+                                    : "false");
     }
     return d->text;
 }
@@ -119,7 +128,9 @@ static const char *wanted(const struct schema_field *f, char *dst, size_t size)
     };
     switch (f->type) {
     case SCHEMA_INTEGER:
-        str_format(dst, size, f->max >= TWO_63 ? "a whole number from %.0f to 9223372036854775807" : "a whole number from %.0f to %.0f",
+        str_format(dst, size,
+                   f->max >= TWO_63 ? "a whole number from %.0f to 9223372036854775807"
+                                    : "a whole number from %.0f to %.0f",
                    f->min, f->max);
         break;
     case SCHEMA_NUMBER:
@@ -132,7 +143,8 @@ static const char *wanted(const struct schema_field *f, char *dst, size_t size)
         str_format(dst, size, "one of %s", f->choices);
         break;
     case SCHEMA_SIZE:
-        str_format(dst, size, "a whole number from %.0f to %.0f, or \"WxH\" of multiples of 16 in that range", f->min, f->max);
+        str_format(dst, size, "a whole number from %.0f to %.0f, or \"WxH\" of multiples of 16 in that range",
+                   f->min, f->max);
         break;
     case SCHEMA_TEXT:
         str_format(dst, size, "text of at most %.0f bytes", f->max);
@@ -175,7 +187,8 @@ static int unknown(const struct schema *s, const char *name, struct err *err)
     show_text(&d, name, strlen(name));
     if (best)
         return err_set(err, ERR_INVALID, "%s: there is no such field; did you mean %s?", d.text, best);
-    return err_set(err, ERR_INVALID, "%s: there is no such field; /openapi.json lists those of %s", d.text, s->generator);
+    return err_set(err, ERR_INVALID, "%s: there is no such field; /openapi.json lists those of %s", d.text,
+                   s->generator);
 }
 
 /* ---- one value ---- */
@@ -226,14 +239,15 @@ static int check_text(const struct schema_field *f, const json_t *v, json_t **re
     if (!json_is_string(v))
         return refuse(f, v, err);
     if ((double)json_string_length(v) > f->max)
-        return err_set(err, ERR_INVALID, "%s: %zu bytes are not allowed; at most %.0f are", f->name, json_string_length(v),
-                       f->max);
+        return err_set(err, ERR_INVALID, "%s: %zu bytes are not allowed; at most %.0f are", f->name,
+                       json_string_length(v), f->max);
     *ret = json_string(json_string_value(v));
     return 0;
 }
 
 /* "WxH", both multiples of 16 within [min, max]; or a whole number. */
-static int parse_size(const char *text, int64_t min, int64_t max, int64_t *ret_size, int64_t *ret_w, int64_t *ret_h)
+static int parse_size(const char *text, int64_t min, int64_t max, int64_t *ret_size, int64_t *ret_w,
+                      int64_t *ret_h)
 {
     char w[12];
     const char *x = strchr(text, 'x');
@@ -242,8 +256,9 @@ static int parse_size(const char *text, int64_t min, int64_t max, int64_t *ret_s
         return str_parse_i64(text, min, max, ret_size);
     }
     *ret_size = 0;
-    if (str_format(w, sizeof(w), "%.*s", (int)(x - text), text) < 0 || str_parse_i64(w, min, max, ret_w) < 0 ||
-        str_parse_i64(x + 1, min, max, ret_h) < 0 || *ret_w % 16 || *ret_h % 16)
+    if (str_format(w, sizeof(w), "%.*s", (int)(x - text), text) < 0 ||
+        str_parse_i64(w, min, max, ret_w) < 0 || str_parse_i64(x + 1, min, max, ret_h) < 0 || *ret_w % 16 ||
+        *ret_h % 16)
         return ERR_INVALID;
     return 0;
 }
@@ -259,12 +274,16 @@ static int check_size(const struct schema_field *f, const json_t *v, json_t **re
     return 0;
 }
 
-int schema_size_parse(const char *text, int min, int max, int *ret_size, int *ret_w, int *ret_h, struct err *err)
+int schema_size_parse(const char *text, int min, int max, int *ret_size, int *ret_w, int *ret_h,
+                      struct err *err)
 {
     int64_t size, w, h;
     if (parse_size(text, min, max, &size, &w, &h) < 0)
-        return err_set(err, ERR_INVALID, "size: \"%.40s\" is not allowed; a whole number from %d to %d, or \"WxH\" of multiples "
-                       "of 16 in that range is", text, min, max);
+        return err_set(
+            err, ERR_INVALID,
+            "size: \"%.40s\" is not allowed; a whole number from %d to %d, or \"WxH\" of multiples "
+            "of 16 in that range is",
+            text, min, max);
     *ret_size = (int)size;
     *ret_w = (int)w;
     *ret_h = (int)h;
@@ -311,11 +330,13 @@ int schema_face_parse(const char *text, struct schema_face *ret, struct err *err
     if (!face.kind && strchr(text, ',')) {
         face.kind = 'b';
         if (parse_box(text, face.box) < 0)
-            return err_set(err, ERR_INVALID, "face: a box is x,y,w,h in pixels of the image, w and h above 0");
+            return err_set(err, ERR_INVALID,
+                           "face: a box is x,y,w,h in pixels of the image, w and h above 0");
     } else if (!face.kind) {
         face.kind = 'i';
         if (str_parse_i64(text, 0, 1000, &index) < 0)
-            return err_set(err, ERR_INVALID, "face: an index is a whole number from 0 (the largest face) to 1000");
+            return err_set(err, ERR_INVALID,
+                           "face: an index is a whole number from 0 (the largest face) to 1000");
         face.index = (int)index;
     }
     *ret = face;
@@ -350,10 +371,12 @@ static int check_tags(const struct schema_field *f, const json_t *v, json_t **re
         at += n;
     }
     if (rc == 0 && (double)json_array_size(list) > f->min)
-        rc = err_set(err, ERR_INVALID, "%s: %zu are not allowed; at most %.0f are", f->name, json_array_size(list), f->min);
+        rc = err_set(err, ERR_INVALID, "%s: %zu are not allowed; at most %.0f are", f->name,
+                     json_array_size(list), f->min);
     for (size_t i = 0; rc == 0 && i < json_array_size(list); i++) {
         const json_t *word = json_array_get(list, i);
-        if (!json_is_string(word) || json_string_length(word) == 0 || (double)json_string_length(word) > f->max)
+        if (!json_is_string(word) || json_string_length(word) == 0 ||
+            (double)json_string_length(word) > f->max)
             rc = refuse(f, word, err);
     }
     if (rc == 0)
@@ -433,7 +456,8 @@ int schema_text(const struct schema *s, const char *name, const char *value, siz
     }
     if (!v)
         return refuse_text(f, show_text(&d, value, len), true, err);
-    return json_object_set_new(into, name, v) < 0 ? err_set(err, ERR_NOMEM, "no memory for field %s", name) : 0;
+    return json_object_set_new(into, name, v) < 0 ? err_set(err, ERR_NOMEM, "no memory for field %s", name)
+                                                  : 0;
 }
 
 /* "data:image/png;base64,AAAA": where the base64 begins, 0 if it is another kind of data URL. */
@@ -454,8 +478,8 @@ static bool looks_like_base64(const char *s, size_t len)
     return n >= 16;
 }
 
-int schema_media(const struct schema *s, const char *name, const char *value, size_t len, struct schema_media *ret,
-                 struct err *err)
+int schema_media(const struct schema *s, const char *name, const char *value, size_t len,
+                 struct schema_media *ret, struct err *err)
 {
     const struct schema_field *f = schema_field(s, name);
     struct shown d;
@@ -463,8 +487,10 @@ int schema_media(const struct schema *s, const char *name, const char *value, si
     if (!f)
         return unknown(s, name, err);
     if (strncasecmp(value, "http://", 7) == 0 || strncasecmp(value, "https://", 8) == 0)
-        return err_set(err, ERR_UNSUPPORTED, "%s: this server fetches no URLs; upload the file (a multipart part, base64, or "
-                       "POST /v1/blobs and its key)", name);
+        return err_set(err, ERR_UNSUPPORTED,
+                       "%s: this server fetches no URLs; upload the file (a multipart part, base64, or "
+                       "POST /v1/blobs and its key)",
+                       name);
     if (str_starts(value, "sha256:")) {
         m.kind = SCHEMA_MEDIA_KEY;
         if (!blob_key_ok(value))
@@ -472,7 +498,8 @@ int schema_media(const struct schema *s, const char *name, const char *value, si
     } else if (strncasecmp(value, "data:", 5) == 0) {
         size_t head = data_url_head(value, len);
         if (head == 0)
-            return err_set(err, ERR_INVALID, "%s: the data: URL is not of the form data:TYPE;base64,DATA", name);
+            return err_set(err, ERR_INVALID, "%s: the data: URL is not of the form data:TYPE;base64,DATA",
+                           name);
         m.data += head;
         m.len -= head;
     } else if (!looks_like_base64(value, len)) {
@@ -506,8 +533,8 @@ static int keep(struct job *job, const struct schema_field *f, json_t *v)
     return 0;
 }
 
-static int apply_field(const struct schema_field *f, const json_t *body, const json_t *defaults, struct job *job,
-                       struct err *err)
+static int apply_field(const struct schema_field *f, const json_t *body, const json_t *defaults,
+                       struct job *job, struct err *err)
 {
     const json_t *given = json_object_get(body, f->name);
     json_t *initial = NULL, *v = NULL;
@@ -517,7 +544,8 @@ static int apply_field(const struct schema_field *f, const json_t *body, const j
         given = initial = value_of_text(f, f->initial);
     if (!given || json_is_null(given)) {
         if (f->flags & SCHEMA_REQUIRED)
-            return err_set(err, ERR_INVALID, "%s: missing; send a file part, base64 text, a data: URL or a blob key", f->name);
+            return err_set(err, ERR_INVALID,
+                           "%s: missing; send a file part, base64 text, a data: URL or a blob key", f->name);
         return 0;
     }
     int rc = checks[f->type](f, given, &v, err);
@@ -527,7 +555,8 @@ static int apply_field(const struct schema_field *f, const json_t *body, const j
     return rc < 0 ? err_set(err, rc, "%s: no memory", f->name) : 0;
 }
 
-int schema_apply(const struct schema *s, const json_t *body, const json_t *defaults, struct job *job, struct err *err)
+int schema_apply(const struct schema *s, const json_t *body, const json_t *defaults, struct job *job,
+                 struct err *err)
 {
     if (!json_is_object(body))
         return err_set(err, ERR_BADREQ, "the request must be a JSON object of fields");

@@ -1,5 +1,6 @@
-/* claim.c -- see the header. `struct claim` is the worker; claim_serve starts its parts and `serve` loops. An end of a
- * job is told until it is heard (`settle_job`), however long Redis is away: the fence makes repeating harmless. */
+/* claim.c -- see the header. `struct claim` is the worker; claim_serve starts its parts and `serve` loops. An
+ * end of a job is told until it is heard (`settle_job`), however long Redis is away: the fence makes
+ * repeating harmless. */
 #include "worker/claim.h"
 
 #include <string.h>
@@ -47,8 +48,9 @@ static json_t *components_of(const struct claim *c)
         const char *name, *status, *why;
         double seconds;
         for (int i = 0; generator_at(g)->component(c->states[g], i, &name, &status, &seconds, &why) == 0; i++)
-            json_array_append_new(list, json_pack("{s:s,s:s,s:s,s:f,s:s}", "generator", generator_at(g)->name, "name", name,
-                                                  "status", status, "seconds", seconds, "error", why));
+            json_array_append_new(list, json_pack("{s:s,s:s,s:s,s:f,s:s}", "generator", generator_at(g)->name,
+                                                  "name", name, "status", status, "seconds", seconds, "error",
+                                                  why));
     }
     return list;
 }
@@ -62,10 +64,10 @@ static json_t *worker_info(void *arg, bool busy)
     gethostname(host, sizeof(host) - 1);
     json_t *parts = components_of(c);
     char *text = parts ? json_dumps(parts, JSON_COMPACT) : NULL;
-    json_t *info = json_pack("{s:i,s:s,s:s,s:s,s:I,s:s,s:s,s:s,s:s,s:s}", "pid", (int)getpid(), "host", host, "device", d->name,
-                             "kind", d->kind, "memory_bytes", (json_int_t)d->memory_bytes, "version", version_text(),
-                             "build", version_build(), "generators", c->generators, "state", busy ? "busy" : "ready",
-                             "components", text ? text : "[]");
+    json_t *info = json_pack("{s:i,s:s,s:s,s:s,s:I,s:s,s:s,s:s,s:s,s:s}", "pid", (int)getpid(), "host", host,
+                             "device", d->name, "kind", d->kind, "memory_bytes", (json_int_t)d->memory_bytes,
+                             "version", version_text(), "build", version_build(), "generators", c->generators,
+                             "state", busy ? "busy" : "ready", "components", text ? text : "[]");
     mem_free(text);
     json_decref(parts);
     return info;
@@ -78,19 +80,21 @@ static int send(struct claim *c, int built, struct err *err)
     struct err why = {0};
     int rc = built < 0 ? built : redis_sync_call(c->redis, &c->cmd, CALL_MS, &c->reply, &why);
     if ((rc == 0) == c->away)
-        LOG(WARN, rc == 0 ? "Redis is back" : "Redis does not answer; going on trying", log_str("redis", redis_sync_name(c->redis)),
-            log_str("why", rc == 0 ? NULL : why.text));
+        LOG(WARN, rc == 0 ? "Redis is back" : "Redis does not answer; going on trying",
+            log_str("redis", redis_sync_name(c->redis)), log_str("why", rc == 0 ? NULL : why.text));
     c->away = rc < 0;
     return rc < 0 ? err_set(err, rc, "%s", why.text) : 0;
 }
 
 static struct queue_limits limits_of(const struct conf *conf)
 {
-    return (struct queue_limits){.max_fails = (int)conf->max_fails, .backoff_ms = (int64_t)(conf->backoff_s * 1000)};
+    return (struct queue_limits){.max_fails = (int)conf->max_fails,
+                                 .backoff_ms = (int64_t)(conf->backoff_s * 1000)};
 }
 
 /* The end of an attempt, said until it is heard. */
-static void settle_job(struct claim *c, const struct queue_claimed *job, int code, const char *text, const json_t *result)
+static void settle_job(struct claim *c, const struct queue_claimed *job, int code, const char *text,
+                       const json_t *result)
 {
     const struct queue_limits limits = limits_of(c->env.conf);
     int64_t deadline = clock_us() + SETTLE_S * CLOCK_S;
@@ -99,7 +103,10 @@ static void settle_job(struct claim *c, const struct queue_claimed *job, int cod
     int rc;
     do {
         err_clear(&err);
-        rc = send(c, queue_cmd_settle(&c->cmd, &c->queue, job->job.id, job->attempt, code, text, result, &limits, &err), &err);
+        rc = send(c,
+                  queue_cmd_settle(&c->cmd, &c->queue, job->job.id, job->attempt, code, text, result, &limits,
+                                   &err),
+                  &err);
         if (rc == 0)
             rc = queue_read_settle(c->reply.data, c->reply.len, &state, &err);
         if (rc == 0 || rc == ERR_LOST || rc == ERR_TOOBIG || clock_us() > deadline)
@@ -107,15 +114,16 @@ static void settle_job(struct claim *c, const struct queue_claimed *job, int cod
         clock_sleep_us(500 * CLOCK_MS);
     } while (!lease_stopping(c->lease));
     LOG(INFO, "job ended", log_str("job", job->job.id), log_int("attempt", job->attempt),
-        log_str("state", rc == 0 ? job_state_text(state) : NULL), log_code(code), log_str("why", code ? text : NULL),
-        log_str("settle", rc == 0 ? NULL : err.text));
+        log_str("state", rc == 0 ? job_state_text(state) : NULL), log_code(code),
+        log_str("why", code ? text : NULL), log_str("settle", rc == 0 ? NULL : err.text));
 }
 
 static void release_job(struct claim *c, const struct queue_claimed *job)
 {
     enum job_state state = JOB_RUNNING;
     struct err err = {0};
-    int rc = send(c, queue_cmd_release(&c->cmd, &c->queue, job->job.id, job->attempt, "the worker stops", &err), &err);
+    int rc = send(
+        c, queue_cmd_release(&c->cmd, &c->queue, job->job.id, job->attempt, "the worker stops", &err), &err);
     if (rc == 0)
         rc = queue_read_release(c->reply.data, c->reply.len, &state, &err);
     LOG(INFO, "job given back", log_str("job", job->job.id), log_int("attempt", job->attempt),
@@ -130,13 +138,14 @@ static void on_progress(void *arg, const char *stage, int64_t step, int64_t tota
     lease_progress(c->lease, stage, step, total, eta_s);
 }
 
-static int run_pipeline(struct claim *c, const struct queue_claimed *job, json_t **ret_result, struct err *err)
+static int run_pipeline(struct claim *c, const struct queue_claimed *job, json_t **ret_result,
+                        struct err *err)
 {
     struct pipeline_hooks hooks = {.arg = c, .cancel = lease_cancel(c->lease), .progress = on_progress};
     for (size_t i = 0; generator_at(i); i++)
         if (strcmp(generator_at(i)->name, job->job.generator) == 0)
-            return pipeline_run(generator_at(i), c->states[i], &c->env, c->worker, &job->job, job->attempt, &hooks, ret_result,
-                                err);
+            return pipeline_run(generator_at(i), c->states[i], &c->env, c->worker, &job->job, job->attempt,
+                                &hooks, ret_result, err);
     return err_set(err, ERR_UNSUPPORTED, "generator: this worker has no '%s'", job->job.generator);
 }
 
@@ -146,12 +155,13 @@ static int run_job(struct claim *c, const struct queue_claimed *job)
     struct err err = {0};
     json_t *result = NULL;
     int64_t began = clock_us();
-    LOG(INFO, "job claimed", log_str("job", job->job.id), log_int("attempt", job->attempt), log_int("fails", job->fails),
-        log_int("deaths", job->deaths));
+    LOG(INFO, "job claimed", log_str("job", job->job.id), log_int("attempt", job->attempt),
+        log_int("fails", job->fails), log_int("deaths", job->deaths));
     lease_hold(c->lease, job->job.id, job->attempt);
     int rc = run_pipeline(c, job, &result, &err);
     enum lease_why why = lease_drop(c->lease);
-    LOG(DEBUG, "job computed", log_str("job", job->job.id), log_code(rc), log_num("seconds", (double)(clock_us() - began) / 1e6));
+    LOG(DEBUG, "job computed", log_str("job", job->job.id), log_code(rc),
+        log_num("seconds", (double)(clock_us() - began) / 1e6));
     if (rc == 0 || why == LEASE_GO_ON || (why == LEASE_ASKED && rc == ERR_CANCEL))
         settle_job(c, job, rc, err.text, result); /* a whole result of a lost attempt is kept as late */
     else if (why == LEASE_DRAIN && rc == ERR_CANCEL)
@@ -159,7 +169,8 @@ static int run_job(struct claim *c, const struct queue_claimed *job)
     else if (why != LEASE_LOST)
         settle_job(c, job, rc, err.text, NULL);
     else
-        LOG(WARN, "job lost to another attempt", log_str("job", job->job.id), log_int("attempt", job->attempt));
+        LOG(WARN, "job lost to another attempt", log_str("job", job->job.id),
+            log_int("attempt", job->attempt));
     json_decref(result);
     return rc == ERR_DEVICE ? rc : 0;
 }
@@ -234,7 +245,8 @@ static int open_generators(struct claim *c, struct err *err)
         size_t n = strlen(c->generators);
         rc = generator_at(i)->open(&c->states[i], &c->env, err);
         if (rc == 0)
-            rc = str_format(c->generators + n, sizeof(c->generators) - n, "%s%s", n ? "," : "", generator_at(i)->name);
+            rc = str_format(c->generators + n, sizeof(c->generators) - n, "%s%s", n ? "," : "",
+                            generator_at(i)->name);
     }
     return rc;
 }
@@ -262,8 +274,9 @@ static int start(struct claim *c, struct err *err)
         .conf = conf, .queue = &c->queue, .worker = c->worker, .info = worker_info, .info_arg = c};
     make_name(conf, c->worker, sizeof(c->worker));
     if (conf->renew_s * 2 > (double)conf->lease_s)
-        return err_set(err, ERR_INVALID, "renew_s: %g is too long for lease_s %lld; at most half of it is allowed", conf->renew_s,
-                       (long long)conf->lease_s);
+        return err_set(err, ERR_INVALID,
+                       "renew_s: %g is too long for lease_s %lld; at most half of it is allowed",
+                       conf->renew_s, (long long)conf->lease_s);
     int rc = queue_init(&c->queue, conf->queue, err);
     if (rc == 0)
         rc = blob_init(conf->volume, err);
@@ -290,8 +303,9 @@ int claim_serve(const struct conf *conf, struct device *device, struct err *err)
     buf_init(&c->reply, REPLY_MAX);
     int rc = start(c, err);
     if (rc == 0) {
-        LOG(INFO, "ready", log_str("worker", c->worker), log_str("queue", c->queue.name), log_str("redis", redis_sync_name(c->redis)),
-            log_str("device", device->name), log_str("kind", device->kind), log_str("generators", c->generators),
+        LOG(INFO, "ready", log_str("worker", c->worker), log_str("queue", c->queue.name),
+            log_str("redis", redis_sync_name(c->redis)), log_str("device", device->name),
+            log_str("kind", device->kind), log_str("generators", c->generators),
             log_num("seconds", (double)(clock_us() - began) / 1e6));
         rc = serve(c, err);
     }

@@ -1,5 +1,5 @@
-/* generator.h -- what this worker can make: one row for each generator. `avatar` is the first; another one is a schema in
- * common/schema.c, a file generator_<name>.c, and a row in generator.c.
+/* generator.h -- what this worker can make: one row for each generator. `avatar` is the first; another one is
+ * a schema in common/schema.c, a file generator_<name>.c, and a row in generator.c.
  *
  *     const struct generator *g = generator_find("avatar");
  *     rc = g->open(&state, &env, &err);          once a process; loads nothing heavy
@@ -26,9 +26,10 @@ struct generator {
     const char *name; /* as in common/schema.h */
     int (*open)(void **ret, const struct generator_env *env, struct err *err);
     void (*close)(void *state);
-    /* The i-th component's name, status, load seconds, error ("" for none); ERR_NOTFOUND past the last. Any thread. */
-    int (*component)(const void *state, int i, const char **ret_name, const char **ret_status, double *ret_seconds,
-                     const char **ret_error);
+    /* The i-th component's name, status, load seconds, error ("" for none); ERR_NOTFOUND past the last. Any
+     * thread. */
+    int (*component)(const void *state, int i, const char **ret_name, const char **ret_status,
+                     double *ret_seconds, const char **ret_error);
     /* The job of p, from its inputs to frames and sound handed to pipeline_video_*. */
     int (*run)(void *state, struct pipeline *p, struct err *err);
 };

@@ -1,4 +1,5 @@
-/* generator_avatar.c -- see the header. `struct work` is one job; run_job reads top down: inputs, plan, run. */
+/* generator_avatar.c -- see the header. `struct work` is one job; run_job reads top down: inputs, plan, run.
+ */
 #include "worker/generator_avatar.h"
 
 #include <stdbool.h>
@@ -57,8 +58,8 @@ static void close_state(void *state)
     mem_free(s);
 }
 
-static int component(const void *state, int i, const char **ret_name, const char **ret_status, double *ret_seconds,
-                     const char **ret_error)
+static int component(const void *state, int i, const char **ret_name, const char **ret_status,
+                     double *ret_seconds, const char **ret_error)
 {
     const struct state *s = state;
     return avatar_component(s->avatar, i, ret_name, ret_status, ret_seconds, ret_error);
@@ -142,8 +143,8 @@ static int plan_size(struct work *w, int size, int64_t n_frames, struct avatar_p
 {
     int width = w->q.width, height = w->q.height;
     if (!width && avatar_size(w->image.width, w->image.height, size, &width, &height) < 0)
-        return err_set(err, ERR_INVALID, "size: an image of %d x %d cannot be brought to size %d", w->image.width,
-                       w->image.height, size);
+        return err_set(err, ERR_INVALID, "size: an image of %d x %d cannot be brought to size %d",
+                       w->image.width, w->image.height, size);
     return avatar_make_plan(w->state->avatar, width, height, n_frames, w->q.steps, ret, err);
 }
 
@@ -153,7 +154,8 @@ static int smaller_size(struct work *w, int64_t n_frames, size_t free_bytes)
     static const int sizes[] = {704, 512, 384, 256, 128, 64};
     struct avatar_plan plan;
     for (size_t i = 0; !w->q.width && i < sizeof(sizes) / sizeof(sizes[0]); i++)
-        if (sizes[i] < w->q.size && plan_size(w, sizes[i], n_frames, &plan, NULL) == 0 && plan.peak_bytes <= free_bytes)
+        if (sizes[i] < w->q.size && plan_size(w, sizes[i], n_frames, &plan, NULL) == 0 &&
+            plan.peak_bytes <= free_bytes)
             return sizes[i];
     return 0;
 }
@@ -177,8 +179,9 @@ static int check_plan(struct work *w, struct err *err)
     str_copy(way, sizeof(way), "shorter audio, a smaller size, or a device with more memory");
     if (size)
         str_format(way, sizeof(way), "size %d, or shorter audio", size);
-    return err_set(err, ERR_NOFIT, "size: %d x %d with %lld frames needs %s on this device, %s free: use %s", w->plan.width,
-                   w->plan.height, (long long)frames.model, str_bytes(need, sizeof(need), w->plan.peak_bytes),
+    return err_set(err, ERR_NOFIT, "size: %d x %d with %lld frames needs %s on this device, %s free: use %s",
+                   w->plan.width, w->plan.height, (long long)frames.model,
+                   str_bytes(need, sizeof(need), w->plan.peak_bytes),
                    str_bytes(have, sizeof(have), free_bytes), way);
 }
 
@@ -236,8 +239,11 @@ static void note_result(struct work *w, const struct avatar_result *r)
 
 static int run_work(struct work *w, struct err *err)
 {
-    struct avatar_hooks hooks = {
-        .arg = w, .cancel = pipeline_cancel(w->p), .progress = on_progress, .warn = on_warn, .frames = on_frames};
+    struct avatar_hooks hooks = {.arg = w,
+                                 .cancel = pipeline_cancel(w->p),
+                                 .progress = on_progress,
+                                 .warn = on_warn,
+                                 .frames = on_frames};
     struct avatar_result result;
     int rc = read_inputs(w, err);
     if (rc == 0)

@@ -1,5 +1,5 @@
-/* lease.c -- see the header. One loop (`lease_thread`) that sleeps in sigtimedwait for a tenth of a second at most and
- * then does what is due; `held` is all that it shares with the compute thread, under the mutex. */
+/* lease.c -- see the header. One loop (`lease_thread`) that sleeps in sigtimedwait for a tenth of a second at
+ * most and then does what is due; `held` is all that it shares with the compute thread, under the mutex. */
 #include "worker/lease.h"
 
 #include <pthread.h>
@@ -37,7 +37,7 @@ struct lease {
     struct lease_options o;
     pthread_t thread;
     pthread_mutex_t lock;
-    struct held held; /* under lock */
+    struct held held;   /* under lock */
     enum lease_why why; /* under lock */
     atomic_int cancel, signals, ending;
     struct redis_sync *redis; /* owned; the thread's alone */
@@ -54,7 +54,8 @@ static int send(struct lease *l, int built)
     struct err err = {0};
     int rc = built < 0 ? built : redis_sync_call(l->redis, &l->cmd, CALL_MS, &l->reply, &err);
     if ((rc == 0) != l->redis_ok)
-        LOG(WARN, rc == 0 ? "Redis is back" : "Redis does not answer the lease thread", log_str("why", rc == 0 ? NULL : err.text));
+        LOG(WARN, rc == 0 ? "Redis is back" : "Redis does not answer the lease thread",
+            log_str("why", rc == 0 ? NULL : err.text));
     l->redis_ok = rc == 0;
     return rc;
 }
@@ -111,7 +112,9 @@ static void say_hello(struct lease *l, bool busy, int64_t now)
     struct err err = {0};
     json_t *info = l->o.info(l->o.info_arg, busy);
     l->said_us = now;
-    if (info && send(l, queue_cmd_hello(&l->cmd, l->o.queue, l->o.worker, entry_ttl_ms(l->o.conf), info, NULL)) == 0 &&
+    if (info &&
+        send(l, queue_cmd_hello(&l->cmd, l->o.queue, l->o.worker, entry_ttl_ms(l->o.conf), info, NULL)) ==
+            0 &&
         queue_read_ok(l->reply.data, l->reply.len, &err) < 0)
         LOG(ERROR, "the worker's entry was refused", log_str("why", err.text));
     json_decref(info);
@@ -170,7 +173,8 @@ static void take_signal(struct lease *l, const sigset_t *set)
 static void watch_stuck(const struct held *h, int64_t now)
 {
     if (h->id[0] && h->told_us && now - h->told_us > STUCK_US) {
-        LOG(ERROR, "the job does not stop: the process ends", log_str("job", h->id), log_int("attempt", h->attempt));
+        LOG(ERROR, "the job does not stop: the process ends", log_str("job", h->id),
+            log_int("attempt", h->attempt));
         _exit(EXIT_RECYCLE);
     }
 }

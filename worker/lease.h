@@ -1,14 +1,16 @@
-/* lease.h -- the thread that never computes: renews the lease of the job in work, sends its progress, hears cancels, takes
- * signals, keeps the worker's entry in Redis fresh, and runs the queue's timer. It has a Redis connection of its own.
+/* lease.h -- the thread that never computes: renews the lease of the job in work, sends its progress, hears
+ * cancels, takes signals, keeps the worker's entry in Redis fresh, and runs the queue's timer. It has a Redis
+ * connection of its own.
  *
- *     rc = lease_start(&l, &options, &err);          SIGTERM and SIGINT must be blocked in the whole process before
- *     lease_hold(l, job.id, attempt);                from now on renewed
+ *     rc = lease_start(&l, &options, &err);          SIGTERM and SIGINT must be blocked in the whole process
+ * before lease_hold(l, job.id, attempt);                from now on renewed
  *     ... compute; lease_progress(l, "denoise", 3, 10, 4.5); *lease_cancel(l) becomes non-zero: stop
  *     switch (lease_drop(l)) ...                     why, if so
  *     lease_end(l);
  *
- * Cancels are heard with the answer of a progress report (sent at most four times a second) or a renewal. A stop signal
- * lets the job go on while it is expected to end within drain_s; a second one gives it back at once.
+ * Cancels are heard with the answer of a progress report (sent at most four times a second) or a renewal. A
+ * stop signal lets the job go on while it is expected to end within drain_s; a second one gives it back at
+ * once.
  */
 #ifndef WORKER_LEASE_H
 #define WORKER_LEASE_H
@@ -35,7 +37,9 @@ struct lease_options {
     const struct conf *conf;   /* borrowed for as long as the thread runs */
     const struct queue *queue; /* likewise */
     const char *worker;        /* likewise */
-    json_t *(*info)(void *arg, bool busy); /* what the worker says of itself: an object of flat values, owned by the caller */
+    json_t *(*info)(
+        void *arg,
+        bool busy); /* what the worker says of itself: an object of flat values, owned by the caller */
     void *info_arg;
 };
 

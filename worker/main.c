@@ -1,7 +1,7 @@
 /* main.c -- troupe-worker: one process per device, runs the queue's jobs. See claim.h for the loop.
  *
- * Exit codes: 0 stopped by a signal (the job in work was finished or given back); 1 could not start, with the reason on
- * standard error; 2 wrong settings; 75 the device failed or a job would not stop: start it again.
+ * Exit codes: 0 stopped by a signal (the job in work was finished or given back); 1 could not start, with the
+ * reason on standard error; 2 wrong settings; 75 the device failed or a job would not stop: start it again.
  */
 #include <pthread.h>
 #include <signal.h>
@@ -26,8 +26,9 @@ static int print_help(enum conf_action todo)
 {
     struct buf b;
     buf_init(&b, 64 * 1024);
-    int rc = todo == CONF_HELP ? conf_help(CONF_WORKER, "troupe-worker", "runs the jobs of a queue on one device", &b)
-                               : conf_help_table(CONF_WORKER, &b);
+    int rc = todo == CONF_HELP
+                 ? conf_help(CONF_WORKER, "troupe-worker", "runs the jobs of a queue on one device", &b)
+                 : conf_help_table(CONF_WORKER, &b);
     if (rc == 0)
         fputs(b.data, stdout);
     buf_done(&b);
@@ -44,7 +45,8 @@ static int open_device(struct device **ret, const struct conf *c, struct err *er
     const char *colon = strchr(c->device, ':');
     if (str_format(kind, sizeof(kind), "%.*s", (int)strcspn(c->device, ":"), c->device) < 0 ||
         (colon && str_parse_i64(colon + 1, 0, 1023, &index) < 0))
-        return err_set(err, ERR_INVALID, "device: '%s' is not allowed; cpu, cpu_ref, cuda or cuda:N is", c->device);
+        return err_set(err, ERR_INVALID, "device: '%s' is not allowed; cpu, cpu_ref, cuda or cuda:N is",
+                       c->device);
     o.index = (int)index;
     return device_open(ret, kind, &o, err);
 }
@@ -75,7 +77,8 @@ static int serve(const struct conf *conf)
 {
     struct device *device = NULL;
     struct err err = {0};
-    log_init("troupe-worker", strcmp(conf->log_format, "json") == 0 ? LOG_JSON : LOG_KV, level_of(conf->log_level));
+    log_init("troupe-worker", strcmp(conf->log_format, "json") == 0 ? LOG_JSON : LOG_KV,
+             level_of(conf->log_level));
     set_up_process();
     int rc = open_device(&device, conf, &err);
     sandbox_warm();

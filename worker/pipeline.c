@@ -1,5 +1,5 @@
-/* pipeline.c -- see the header. `struct pipeline` is one job in work; pipeline_run is the story: `begin`, the generator,
- * `publish`, and `clean` whatever happened. Everything here runs on the compute thread. */
+/* pipeline.c -- see the header. `struct pipeline` is one job in work; pipeline_run is the story: `begin`, the
+ * generator, `publish`, and `clean` whatever happened. Everything here runs on the compute thread. */
 #include "worker/pipeline.h"
 
 #include <errno.h>
@@ -28,16 +28,16 @@ struct pipeline {
     int64_t attempt;
     const struct pipeline_hooks *hooks;
     char video[BLOB_PATH], video_part[BLOB_PATH]; /* the other files have the names of the result object */
-    struct mp4 *mp4;       /* owned */
+    struct mp4 *mp4;                              /* owned */
     const struct sound *sound;
     double fps;
-    struct image first;    /* owned: the first frame */
+    struct image first; /* owned: the first frame */
     int64_t n_frames;
-    json_t *report;        /* owned */
-    json_t *warnings;      /* owned: array */
-    json_t *seconds;       /* owned: {stage: seconds} */
+    json_t *report;   /* owned */
+    json_t *warnings; /* owned: array */
+    json_t *seconds;  /* owned: {stage: seconds} */
     char stage[24];
-    int64_t stage_us;      /* since when it runs */
+    int64_t stage_us; /* since when it runs */
     uint64_t seed;
 };
 
@@ -47,7 +47,8 @@ static void end_stage(struct pipeline *p, int64_t now)
 {
     if (!p->stage[0])
         return;
-    double s = json_number_value(json_object_get(p->seconds, p->stage)) + (double)(now - p->stage_us) / (double)CLOCK_S;
+    double s = json_number_value(json_object_get(p->seconds, p->stage)) +
+               (double)(now - p->stage_us) / (double)CLOCK_S;
     json_object_set_new(p->seconds, p->stage, json_real(s));
 }
 
@@ -125,7 +126,8 @@ int pipeline_image(struct pipeline *p, const char *field, struct image *ret, str
     return rc;
 }
 
-int pipeline_sound(struct pipeline *p, const char *field, const struct audio_limit *limit, struct sound *ret, struct err *err)
+int pipeline_sound(struct pipeline *p, const char *field, const struct audio_limit *limit, struct sound *ret,
+                   struct err *err)
 {
     int fd = -1, rc = open_input(p, field, &fd, err);
     if (rc < 0)
@@ -246,10 +248,11 @@ static json_t *result_of(const struct pipeline *p, const char *hex, int64_t byte
     static const char *const names[] = {"video.mp4", "thumbnail.png", "report.json"};
     for (int i = 0; i < 3; i++)
         str_format(name[i], sizeof(name[i]), "%lld-%s", (long long)p->attempt, names[i]);
-    return json_pack("{s:s,s:I,s:s,s:s,s:s,s:i,s:i,s:I,s:f,s:f,s:I,s:O}", "video", name[0], "video_bytes", (json_int_t)bytes,
-                     "video_sha256", hex, "thumbnail", name[1], "report", name[2], "width", p->first.width, "height",
-                     p->first.height, "frames", (json_int_t)p->n_frames, "fps", p->fps, "seconds",
-                     (double)p->n_frames / p->fps, "seed", (json_int_t)p->seed, "warnings", p->warnings);
+    return json_pack("{s:s,s:I,s:s,s:s,s:s,s:i,s:i,s:I,s:f,s:f,s:I,s:O}", "video", name[0], "video_bytes",
+                     (json_int_t)bytes, "video_sha256", hex, "thumbnail", name[1], "report", name[2], "width",
+                     p->first.width, "height", p->first.height, "frames", (json_int_t)p->n_frames, "fps",
+                     p->fps, "seconds", (double)p->n_frames / p->fps, "seed", (json_int_t)p->seed, "warnings",
+                     p->warnings);
 }
 
 /* Of this process since its start: jobs before this one count too. */
@@ -277,7 +280,8 @@ static int publish_report(struct pipeline *p, const char *worker, json_t *result
     pipeline_note(p, "table", json_string(p->env->device->kind));
     pipeline_note(p, "worker", json_string(worker));
     char *text = bad ? NULL : json_dumps(p->report, JSON_INDENT(2));
-    int rc = text ? result_path(p, "report.json", path, err) : err_set(err, ERR_NOMEM, "no memory for the report");
+    int rc =
+        text ? result_path(p, "report.json", path, err) : err_set(err, ERR_NOMEM, "no memory for the report");
     if (rc == 0)
         rc = blob_publish_bytes(path, text, strlen(text), err);
     mem_free(text);
@@ -323,13 +327,14 @@ static void remove_files(const struct pipeline *p)
                                         "thumbnail.png.part", "report.json",    "report.json.part"};
     char path[BLOB_PATH];
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-        if (blob_result_path(p->env->conf->volume, p->job->id, p->attempt, names[i], false, path, sizeof(path), NULL) == 0)
+        if (blob_result_path(p->env->conf->volume, p->job->id, p->attempt, names[i], false, path,
+                             sizeof(path), NULL) == 0)
             unlink(path);
 }
 
 int pipeline_run(const struct generator *g, void *state, const struct generator_env *env, const char *worker,
-                 const struct job *job, int64_t attempt, const struct pipeline_hooks *hooks, json_t **ret_result,
-                 struct err *err)
+                 const struct job *job, int64_t attempt, const struct pipeline_hooks *hooks,
+                 json_t **ret_result, struct err *err)
 {
     struct pipeline *p = mem_zalloc(sizeof(*p));
     if (!p)

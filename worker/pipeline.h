@@ -1,12 +1,12 @@
-/* pipeline.h -- one job through its stages: fetch, probe, (the generator's own: load, condition, denoise, decode), encode,
- * publish. The pipeline reads the inputs from the volume, takes frames as they come, and publishes video, thumbnail and
- * report; what is between is the generator's.
+/* pipeline.h -- one job through its stages: fetch, probe, (the generator's own: load, condition, denoise,
+ * decode), encode, publish. The pipeline reads the inputs from the volume, takes frames as they come, and
+ * publishes video, thumbnail and report; what is between is the generator's.
  *
  *     struct pipeline_hooks hooks = {arg, cancel, progress};
  *     rc = pipeline_run(generator, state, &env, &job, attempt, &hooks, &result, &err);
  *
- * Everything is written under names that hold the attempt, with ".part" behind them until it is whole, so attempts never
- * meet. After a failure nothing of the attempt stays.
+ * Everything is written under names that hold the attempt, with ".part" behind them until it is whole, so
+ * attempts never meet. After a failure nothing of the attempt stays.
  */
 #ifndef WORKER_PIPELINE_H
 #define WORKER_PIPELINE_H
@@ -27,11 +27,12 @@ struct pipeline_hooks {
     void (*progress)(void *arg, const char *stage, int64_t step, int64_t total, double eta_s);
 };
 
-/* *ret_result: the result object of common/PROTOCOL.md, owned by the caller. Errors carry the stage in their sentence
- * only where it helps; the code decides what becomes of the job (err_then). worker: for the report. */
+/* *ret_result: the result object of common/PROTOCOL.md, owned by the caller. Errors carry the stage in their
+ * sentence only where it helps; the code decides what becomes of the job (err_then). worker: for the report.
+ */
 int pipeline_run(const struct generator *g, void *state, const struct generator_env *env, const char *worker,
-                 const struct job *job, int64_t attempt, const struct pipeline_hooks *hooks, json_t **ret_result,
-                 struct err *err);
+                 const struct job *job, int64_t attempt, const struct pipeline_hooks *hooks,
+                 json_t **ret_result, struct err *err);
 
 /* ---- for generators ---- */
 
@@ -43,13 +44,16 @@ void pipeline_warn(struct pipeline *p, const char *text); /* into the result; at
 /* Into the report. Takes over value; NULL (no memory) is left out. */
 void pipeline_note(struct pipeline *p, const char *key, json_t *value);
 
-/* Inputs by the blob key in params. ERR_INVALID naming the field when the blob is gone; media errors as they are. */
+/* Inputs by the blob key in params. ERR_INVALID naming the field when the blob is gone; media errors as they
+ * are. */
 int pipeline_image(struct pipeline *p, const char *field, struct image *ret, struct err *err);
-int pipeline_sound(struct pipeline *p, const char *field, const struct audio_limit *limit, struct sound *ret, struct err *err);
+int pipeline_sound(struct pipeline *p, const char *field, const struct audio_limit *limit, struct sound *ret,
+                   struct err *err);
 
 /* The video: opened at the first frames, whose size it takes. sound is borrowed until the job's end. */
 void pipeline_video(struct pipeline *p, double fps, const struct sound *sound);
-int pipeline_frames(struct pipeline *p, const uint8_t *rgb, int64_t n, int width, int height, struct err *err);
+int pipeline_frames(struct pipeline *p, const uint8_t *rgb, int64_t n, int width, int height,
+                    struct err *err);
 void pipeline_seed(struct pipeline *p, uint64_t seed);
 
 #endif

@@ -1,5 +1,6 @@
-/* worker: real troupe-worker processes on a redis-server of the test's own, with the demo model: a video comes out; a killed
- * worker's job is finished by another one; cancel, stop signals, bad inputs, Redis restarting in between. */
+/* worker: real troupe-worker processes on a redis-server of the test's own, with the demo model: a video
+ * comes out; a killed worker's job is finished by another one; cancel, stop signals, bad inputs, Redis
+ * restarting in between. */
 #include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -46,7 +47,8 @@ static int start(void **state)
     str_path(volume, sizeof(volume), server.folder, "volume");
     str_path(log_path, sizeof(log_path), server.folder, "worker.log");
     buf_init(&reply, 1 << 20);
-    return blob_init(volume, &err) < 0 || redis_sync_open(&redis, server.url, &err) < 0 || redis_sync_setup(redis, &err) < 0;
+    return blob_init(volume, &err) < 0 || redis_sync_open(&redis, server.url, &err) < 0 ||
+           redis_sync_setup(redis, &err) < 0;
 }
 
 static int stop(void **state)
@@ -60,8 +62,8 @@ static int stop(void **state)
     return 0;
 }
 
-#define NEED_SERVER()                                                                                                \
-    if (!have_server)                                                                                                \
+#define NEED_SERVER()                                                                                        \
+    if (!have_server)                                                                                        \
     skip()
 
 /* ---- processes ---- */
@@ -74,8 +76,9 @@ static void child(const char *name, const char *drain, const char *extra)
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (fd < 0 || dup2(fd, 1) < 0 || dup2(fd, 2) < 0)
         _exit(126);
-    execl(program, program, "--redis", server.url, "--queue", queue.name, "--volume", volume, "--ckpts", ckpts, "--worker-name", name,
-          "--lease-s", "1", "--renew-s", "0.2", "--drain-s", drain, "--backoff-s", "0.05", extra, (char *)NULL);
+    execl(program, program, "--redis", server.url, "--queue", queue.name, "--volume", volume, "--ckpts",
+          ckpts, "--worker-name", name, "--lease-s", "1", "--renew-s", "0.2", "--drain-s", drain,
+          "--backoff-s", "0.05", extra, (char *)NULL);
     _exit(127);
 }
 
@@ -182,8 +185,8 @@ static const char *submit(json_t *body)
 
 static json_t *request(int steps)
 {
-    json_t *body = json_pack("{s:i,s:i,s:i,s:i,s:s}", "size", 64, "num_inference_steps", steps, "num_frames", 9, "seed", 128,
-                             "prompt", "A person talks to the camera.");
+    json_t *body = json_pack("{s:i,s:i,s:i,s:i,s:s}", "size", 64, "num_inference_steps", steps, "num_frames",
+                             9, "seed", 128, "prompt", "A person talks to the camera.");
     put_sample(body, "image", "face0.png");
     put_sample(body, "audio", "speech0.wav");
     return body;
@@ -204,7 +207,8 @@ static bool is_there(const struct job_view *v, enum job_state want, const char *
     return v->status.state == want && (!stage || strcmp(v->status.stage, stage) == 0);
 }
 
-/* Waits until the job is in that state (and in the stage, when given; "eta": its end is predicted); fails when it ends otherwise or takes too long. */
+/* Waits until the job is in that state (and in the stage, when given; "eta": its end is predicted); fails
+ * when it ends otherwise or takes too long. */
 static void wait_for(const char *id, enum job_state want, const char *stage, double seconds)
 {
     int64_t deadline = clock_us() + (int64_t)(seconds * 1e6);
@@ -213,8 +217,8 @@ static void wait_for(const char *id, enum job_state want, const char *stage, dou
         get(id, &v);
         bool there = is_there(&v, want, stage);
         if (!there && (job_state_final(v.status.state) || clock_us() > deadline))
-            fail_msg("job is %s (stage %s, attempt %lld, %s), not %s", job_state_text(v.status.state), v.status.stage,
-                     (long long)v.status.attempt, v.status.error, job_state_text(want));
+            fail_msg("job is %s (stage %s, attempt %lld, %s), not %s", job_state_text(v.status.state),
+                     v.status.stage, (long long)v.status.attempt, v.status.error, job_state_text(want));
         job_view_done(&v);
         if (there)
             return;
@@ -399,7 +403,9 @@ static void test_bad_jobs(void **state)
     put_text(body, "audio", "this is no sound at all");
     const char *audio = submit(body);
     body = request(2);
-    json_object_set_new(body, "image", json_string("sha256:0000000000000000000000000000000000000000000000000000000000000000"));
+    json_object_set_new(
+        body, "image",
+        json_string("sha256:0000000000000000000000000000000000000000000000000000000000000000"));
     const char *gone = submit(body);
     body = request(2);
     json_object_set_new(body, "face", json_string("required"));
@@ -407,7 +413,9 @@ static void test_bad_jobs(void **state)
     const char *good = submit(request(2));
     fails_with(image, "MEDIA", "image");
     fails_with(audio, "MEDIA", "audio");
-    fails_with(gone, "MEDIA", "image: sha256:0000000000000000000000000000000000000000000000000000000000000000 is not on the volume");
+    fails_with(gone, "MEDIA",
+               "image: sha256:0000000000000000000000000000000000000000000000000000000000000000 is not on the "
+               "volume");
     fails_with(face, "INVALID", "face");
     wait_for(good, JOB_DONE, NULL, 60); /* the process is still there */
     end_worker(w);
@@ -452,8 +460,9 @@ static void test_starts(void **state)
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, begin, end_strays)
-    const struct CMUnitTest tests[] = {T(test_video), T(test_killed),   T(test_stopped_beyond_the_lease), T(test_cancel),
-                                       T(test_drain), T(test_bad_jobs), T(test_redis_restarts),           T(test_starts)};
+    const struct CMUnitTest tests[] = {
+        T(test_video), T(test_killed),   T(test_stopped_beyond_the_lease), T(test_cancel),
+        T(test_drain), T(test_bad_jobs), T(test_redis_restarts),           T(test_starts)};
     if (getenv("TEST_ONLY"))
         cmocka_set_test_filter(getenv("TEST_ONLY"));
     return cmocka_run_group_tests(tests, start, stop);

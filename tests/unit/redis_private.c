@@ -23,9 +23,9 @@ static void child(const struct redis_private *r, bool aof, pid_t parent)
         _exit(1);
     str_path(sock, sizeof(sock), r->folder, "redis.sock");
     str_path(log, sizeof(log), r->folder, "redis.log");
-    execl(server, server, "--port", "0", "--unixsocket", sock, "--dir", r->folder, "--save", "", "--appendonly",
-          aof ? "yes" : "no", "--appendfsync", "always", "--logfile", log, "--maxmemory-policy", "noeviction",
-          (char *)NULL);
+    execl(server, server, "--port", "0", "--unixsocket", sock, "--dir", r->folder, "--save", "",
+          "--appendonly", aof ? "yes" : "no", "--appendfsync", "always", "--logfile", log,
+          "--maxmemory-policy", "noeviction", (char *)NULL);
     _exit(127);
 }
 

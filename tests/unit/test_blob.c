@@ -95,9 +95,18 @@ static void test_base64(void **state)
         const char *text;
         int rc;
     } cases[] = {
-        {"YWJj", 0},       {"YW Jj\r\n", 0}, {"YWJjZA==", 0}, {"YWJjZA", 0},          {"", 0},
-        {"Y", ERR_MEDIA},  {"YWJj*", ERR_MEDIA}, {"YW=Jj", ERR_MEDIA}, {"YWJjZA=", ERR_MEDIA}, {"YWJjZA===", ERR_MEDIA},
-        {"YQ==YQ==", ERR_MEDIA}, {"aGVsbG8-_w", 0},
+        {"YWJj", 0},
+        {"YW Jj\r\n", 0},
+        {"YWJjZA==", 0},
+        {"YWJjZA", 0},
+        {"", 0},
+        {"Y", ERR_MEDIA},
+        {"YWJj*", ERR_MEDIA},
+        {"YW=Jj", ERR_MEDIA},
+        {"YWJjZA=", ERR_MEDIA},
+        {"YWJjZA===", ERR_MEDIA},
+        {"YQ==YQ==", ERR_MEDIA},
+        {"aGVsbG8-_w", 0},
     };
     char key[BLOB_KEY];
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
@@ -114,13 +123,17 @@ static void test_keys(void **state)
     (void)state;
     char path[BLOB_PATH];
     static const char *const bad[] = {
-        "", "sha256:", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+        "",
+        "sha256:",
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
         "sha256:BA7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
-        "sha256:../../../../../../etc/passwd", "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad0",
+        "sha256:../../../../../../etc/passwd",
+        "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad0",
     };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
         assert_int_equal(blob_path(volume, bad[i], path, sizeof(path), NULL), ERR_INVALID);
-    assert_int_equal(blob_result_path(volume, "../x", 1, "video.mp4", true, path, sizeof(path), NULL), ERR_INVALID);
+    assert_int_equal(blob_result_path(volume, "../x", 1, "video.mp4", true, path, sizeof(path), NULL),
+                     ERR_INVALID);
     assert_int_equal(blob_delete_results(volume, "..", NULL), ERR_INVALID);
 }
 

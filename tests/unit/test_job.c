@@ -22,7 +22,8 @@ static void test_ids(void **state)
     assert_string_not_equal(a, b);
     assert_true(memcmp(a, b, 13) <= 0); /* sorts by time */
     assert_true(job_id_ok(a));
-    static const char *const bad[] = {"", "-a", "a/b", "..", "a b", "{a}", "a:b", "0123456789012345678901234567890123456789"};
+    static const char *const bad[] = {"",    "-a",  "a/b", "..",
+                                      "a b", "{a}", "a:b", "0123456789012345678901234567890123456789"};
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
         assert_false(job_id_ok(bad[i]));
     assert_false(job_id_ok(NULL));
@@ -110,8 +111,10 @@ static void test_bad_records(void **state)
     assert_int_equal(unpack_json(json_pack("{s:i,s:s}", "v", 1, "id", "a")), ERR_FORMAT);
     assert_int_equal(unpack_json(json_pack("{s:i,s:s,s:[]}", "v", 1, "id", "a", "params")), ERR_FORMAT);
     assert_int_equal(unpack_json(json_pack("{s:i,s:i,s:{}}", "v", 1, "id", 1, "params")), ERR_FORMAT);
-    assert_int_equal(unpack_json(json_pack("{s:i,s:s,s:{},s:i}", "v", 1, "id", "a", "params", "prio", 10)), ERR_FORMAT);
-    assert_int_equal(unpack_json(json_pack("{s:i,s:s,s:{},s:s}", "v", 1, "id", "a", "params", "ttl", "x")), ERR_FORMAT);
+    assert_int_equal(unpack_json(json_pack("{s:i,s:s,s:{},s:i}", "v", 1, "id", "a", "params", "prio", 10)),
+                     ERR_FORMAT);
+    assert_int_equal(unpack_json(json_pack("{s:i,s:s,s:{},s:s}", "v", 1, "id", "a", "params", "ttl", "x")),
+                     ERR_FORMAT);
     assert_int_equal(unpack_json(json_array()), ERR_FORMAT);
 }
 

@@ -13,8 +13,23 @@ static void test_round_trip(void **state)
 {
     (void)state;
     static const char *const texts[] = {
-        "null", "true", "false", "0", "-1", "127", "128", "65536", "9223372036854775807", "-9223372036854775808", "0.1",
-        "-1e300", "\"\"", "\"h\\u00e4llo\\nworld\"", "[]", "{}", "[1,[2,[3,{}]]]",
+        "null",
+        "true",
+        "false",
+        "0",
+        "-1",
+        "127",
+        "128",
+        "65536",
+        "9223372036854775807",
+        "-9223372036854775808",
+        "0.1",
+        "-1e300",
+        "\"\"",
+        "\"h\\u00e4llo\\nworld\"",
+        "[]",
+        "{}",
+        "[1,[2,[3,{}]]]",
         "{\"a\":1,\"b\":[true,null,\"x\"],\"c\":{\"d\":1.5}}",
     };
     for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
@@ -64,19 +79,19 @@ static void test_refused(void **state)
         size_t len;
     } bad[] = {
         {"", 0},
-        {"\xc1", 1},                                     /* never used */
-        {"\xc4\x01x", 3},                                /* binary */
-        {"\xc7\x01\x05x", 4},                            /* extension */
-        {"\xd4\x05x", 3},                                /* fixed extension */
-        {"\xcf\xff\xff\xff\xff\xff\xff\xff\xff", 9},     /* 2^64 - 1 */
-        {"\xa1\xff", 2},                                 /* not UTF-8 */
-        {"\x81\x01\x02", 3},                             /* key is a number */
-        {"\x81\xa1\xff\x02", 4},                         /* key is not UTF-8 */
-        {"\xdd\xff\xff\xff\xff\x01", 6},                 /* 4 billion values, one byte */
+        {"\xc1", 1},                                 /* never used */
+        {"\xc4\x01x", 3},                            /* binary */
+        {"\xc7\x01\x05x", 4},                        /* extension */
+        {"\xd4\x05x", 3},                            /* fixed extension */
+        {"\xcf\xff\xff\xff\xff\xff\xff\xff\xff", 9}, /* 2^64 - 1 */
+        {"\xa1\xff", 2},                             /* not UTF-8 */
+        {"\x81\x01\x02", 3},                         /* key is a number */
+        {"\x81\xa1\xff\x02", 4},                     /* key is not UTF-8 */
+        {"\xdd\xff\xff\xff\xff\x01", 6},             /* 4 billion values, one byte */
         {"\xdf\x7f\xff\xff\xff\xa1", 6},
         {"\xdb\xff\xff\xff\xffx", 6},
         {"\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x01", 18}, /* 17 deep */
-        {"\xcb\x7f\xf8\x00\x00\x00\x00\x00\x00", 9},     /* NaN */
+        {"\xcb\x7f\xf8\x00\x00\x00\x00\x00\x00", 9},                                      /* NaN */
     };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         json_t *v = NULL;
@@ -86,7 +101,9 @@ static void test_refused(void **state)
         assert_true(err.text[0] != 0);
     }
     json_t *v = NULL;
-    assert_int_equal(pack_read("\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x01", 17, NULL, &v, NULL), 0);
+    assert_int_equal(
+        pack_read("\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x01", 17, NULL, &v, NULL),
+        0);
     json_decref(v);
 }
 

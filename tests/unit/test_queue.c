@@ -1,4 +1,5 @@
-/* queue: every transition on a real Redis, twice in a row; lost leases, cancels, drains, deadlines, the event stream. */
+/* queue: every transition on a real Redis, twice in a row; lost leases, cancels, drains, deadlines, the event
+ * stream. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -56,8 +57,8 @@ static int stop(void **state)
     return 0;
 }
 
-#define NEED_SERVER()                                                                                                \
-    if (!have_server)                                                                                                \
+#define NEED_SERVER()                                                                                        \
+    if (!have_server)                                                                                        \
     skip()
 
 static void send(void)
@@ -106,7 +107,8 @@ static void submit(const char *id, int priority)
 
 static bool claim_as(const char *worker, int64_t lease_ms, struct queue_claimed *c)
 {
-    struct queue_offer offer = {.worker = worker, .generators = "tryon,avatar", .bytes = 1000, .lease_ms = lease_ms};
+    struct queue_offer offer = {
+        .worker = worker, .generators = "tryon,avatar", .bytes = 1000, .lease_ms = lease_ms};
     assert_int_equal(queue_cmd_claim(&cmd, &queue, &offer, &err), 0);
     send();
     *c = (struct queue_claimed){0};
@@ -380,7 +382,8 @@ static void test_lost_lease(void **state)
     assert_int_equal(progress("a", 1, &h), ERR_LOST);
     assert_int_equal(release("a", 1, &s), ERR_LOST);
     for (int i = 0; i < 2; i++)
-        assert_int_equal(settle("a", 1, 0, &s), ERR_LOST); /* the late result is kept, once, and changes nothing */
+        assert_int_equal(settle("a", 1, 0, &s),
+                         ERR_LOST); /* the late result is kept, once, and changes nothing */
     state_is("a", JOB_RUNNING);
     assert_int_equal(settle("a", 1, ERR_MEDIA, &s), ERR_LOST);
     assert_int_equal(settle("a", second, 0, &s), 0);
@@ -410,8 +413,9 @@ static void test_poison(void **state)
     }
     assert_int_equal(get("a", &v), 0);
     assert_int_equal(v.status.state, JOB_FAILED);
-    assert_string_equal(v.status.error,
-                        "worker mortal was not heard of any more; 3 workers died with this job, so it is not tried again");
+    assert_string_equal(
+        v.status.error,
+        "worker mortal was not heard of any more; 3 workers died with this job, so it is not tried again");
     job_view_done(&v);
     claim(NULL);
 }
@@ -510,7 +514,8 @@ static void test_cancel_not_obeyed(void **state)
     at = claim("b");
     assert_int_equal(cancel("b", &c), 0);
     enum job_state s;
-    assert_int_equal(release("b", at, &s), 0); /* a drain of a job that was cancelled does not bring it back */
+    assert_int_equal(release("b", at, &s),
+                     0); /* a drain of a job that was cancelled does not bring it back */
     assert_int_equal(s, JOB_CANCELLED);
 }
 
@@ -567,7 +572,8 @@ static void test_deadlines(void **state)
     assert_int_equal(st, JOB_TIMED_OUT);
 }
 
-static int call_id(int (*build)(struct queue_cmd *, const struct queue *, const char *, struct err *), const char *id)
+static int call_id(int (*build)(struct queue_cmd *, const struct queue *, const char *, struct err *),
+                   const char *id)
 {
     assert_int_equal(build(&cmd, &queue, id, &err), 0);
     send();
@@ -854,7 +860,8 @@ static void test_server_checks(void **state)
     assert_int_equal(redis_sync_setup(redis, &err), 0);
     static const char old[] = "redis_version:6.2.1\r\nmaxmemory_policy:noeviction\r\n";
     assert_int_equal(queue_check_info(old, sizeof(old) - 1, &err), ERR_REDIS);
-    assert_string_equal(err.text, "Redis 6.2.1 is too old: version 7.0 or newer is needed (it has functions)");
+    assert_string_equal(err.text,
+                        "Redis 6.2.1 is too old: version 7.0 or newer is needed (it has functions)");
     err_clear(&err);
     words("CONFIG", "SET", "requirepass", "secret");
     redis_sync_close(redis);
@@ -867,8 +874,8 @@ static void test_server_checks(void **state)
     err_clear(&err);
     assert_int_equal(redis_sync_open(&redis, server.url, &err), 0);
     assert_int_equal(redis_sync_setup(redis, &err), ERR_REDIS);
-    assert_string_equal(err.text,
-                        "Redis wants a password: put it into the setting redis (redis://:PASSWORD@host:port/0)");
+    assert_string_equal(
+        err.text, "Redis wants a password: put it into the setting redis (redis://:PASSWORD@host:port/0)");
     redis_sync_close(redis);
     err_clear(&err);
     str_format(url, sizeof(url), "%s?db=0&password=secret", server.url);
@@ -931,12 +938,30 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup(f, begin)
     const struct CMUnitTest tests[] = {
-        T(test_submit),       T(test_idempotency),         T(test_order),     T(test_fit),
-        T(test_record),       T(test_done),                T(test_lost_lease), T(test_poison),
-        T(test_failures),     T(test_cancel),              T(test_cancel_not_obeyed), T(test_release),
-        T(test_deadlines),    T(test_retry_and_delete),    T(test_forget),    T(test_pause_and_purge),
-        T(test_workers),      T(test_list),                T(test_events),    T(test_wake),
-        T(test_library_comes_back), T(test_server_checks), T(test_restart),   T(test_bad_answers),
+        T(test_submit),
+        T(test_idempotency),
+        T(test_order),
+        T(test_fit),
+        T(test_record),
+        T(test_done),
+        T(test_lost_lease),
+        T(test_poison),
+        T(test_failures),
+        T(test_cancel),
+        T(test_cancel_not_obeyed),
+        T(test_release),
+        T(test_deadlines),
+        T(test_retry_and_delete),
+        T(test_forget),
+        T(test_pause_and_purge),
+        T(test_workers),
+        T(test_list),
+        T(test_events),
+        T(test_wake),
+        T(test_library_comes_back),
+        T(test_server_checks),
+        T(test_restart),
+        T(test_bad_answers),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }

@@ -1,4 +1,5 @@
-/* schema: every field below, above, of the wrong type; the exact sentence of each refusal; defaults; documents. */
+/* schema: every field below, above, of the wrong type; the exact sentence of each refusal; defaults;
+ * documents. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -70,8 +71,12 @@ static void test_defaults(void **state)
 static void test_queue_fields(void **state)
 {
     (void)state;
-    assert_int_equal(apply("{" MEDIA ",\"priority\":9,\"tags\":[\"a\",\"b\"],\"deadline_start_s\":1.5,\"deadline_run_s\":2,"
-                           "\"ttl_s\":60}", NULL), 0);
+    assert_int_equal(
+        apply("{" MEDIA
+              ",\"priority\":9,\"tags\":[\"a\",\"b\"],\"deadline_start_s\":1.5,\"deadline_run_s\":2,"
+              "\"ttl_s\":60}",
+              NULL),
+        0);
     assert_int_equal(job.priority, 9);
     assert_int_equal(job.deadline_start_ms, 1500);
     assert_int_equal(job.deadline_run_ms, 2000);
@@ -83,9 +88,22 @@ static void test_accepted(void **state)
 {
     (void)state;
     static const char *const good[] = {
-        "\"fps\":12.5", "\"fps\":25", "\"size\":\"512x768\"", "\"size\":64", "\"size\":1024", "\"face\":\"none\"",
-        "\"face\":\"required\"", "\"face\":\"10,20.5,30,40\"", "\"face\":3", "\"face\":\"0\"", "\"num_inference_steps\":20.0",
-        "\"guidance_scale\":0", "\"flow_shift\":0.1", "\"preset\":\"cpu\"", "\"tags\":\"a, b,c\"", "\"num_frames\":1",
+        "\"fps\":12.5",
+        "\"fps\":25",
+        "\"size\":\"512x768\"",
+        "\"size\":64",
+        "\"size\":1024",
+        "\"face\":\"none\"",
+        "\"face\":\"required\"",
+        "\"face\":\"10,20.5,30,40\"",
+        "\"face\":3",
+        "\"face\":\"0\"",
+        "\"num_inference_steps\":20.0",
+        "\"guidance_scale\":0",
+        "\"flow_shift\":0.1",
+        "\"preset\":\"cpu\"",
+        "\"tags\":\"a, b,c\"",
+        "\"num_frames\":1",
     };
     for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
         char json[512];
@@ -103,13 +121,19 @@ static void test_refused(void **state)
     static const struct {
         const char *field, *sentence;
     } cases[] = {
-        {"\"num_inference_steps\":0", "num_inference_steps: 0 is not allowed; a whole number from 1 to 100 is"},
-        {"\"num_inference_steps\":101", "num_inference_steps: 101 is not allowed; a whole number from 1 to 100 is"},
-        {"\"num_inference_steps\":2.5", "num_inference_steps: 2.5 is not allowed; a whole number from 1 to 100 is"},
+        {"\"num_inference_steps\":0",
+         "num_inference_steps: 0 is not allowed; a whole number from 1 to 100 is"},
+        {"\"num_inference_steps\":101",
+         "num_inference_steps: 101 is not allowed; a whole number from 1 to 100 is"},
+        {"\"num_inference_steps\":2.5",
+         "num_inference_steps: 2.5 is not allowed; a whole number from 1 to 100 is"},
         {"\"num_inference_steps\":1e400", NULL},
-        {"\"num_inference_steps\":\"20\"", "num_inference_steps: \"20\" is not allowed; a whole number from 1 to 100 is"},
-        {"\"num_inference_steps\":[20]", "num_inference_steps: a list is not allowed; a whole number from 1 to 100 is"},
-        {"\"num_inference_steps\":true", "num_inference_steps: true is not allowed; a whole number from 1 to 100 is"},
+        {"\"num_inference_steps\":\"20\"",
+         "num_inference_steps: \"20\" is not allowed; a whole number from 1 to 100 is"},
+        {"\"num_inference_steps\":[20]",
+         "num_inference_steps: a list is not allowed; a whole number from 1 to 100 is"},
+        {"\"num_inference_steps\":true",
+         "num_inference_steps: true is not allowed; a whole number from 1 to 100 is"},
         {"\"guidance_scale\":-0.1", "guidance_scale: -0.1 is not allowed; a number from 0 to 20 is"},
         {"\"guidance_scale\":20.1", "guidance_scale: 20.1 is not allowed; a number from 0 to 20 is"},
         {"\"guidance_scale\":\"high\"", "guidance_scale: \"high\" is not allowed; a number from 0 to 20 is"},
@@ -120,23 +144,31 @@ static void test_refused(void **state)
         {"\"seed\":{}", "seed: an object is not allowed; a whole number from -1 to 9223372036854775807 is"},
         {"\"fps\":24", "fps: 24 is not allowed; one of 12.5|25 is"},
         {"\"fps\":0", "fps: 0 is not allowed; one of 12.5|25 is"},
-        {"\"size\":63", "size: 63 is not allowed; a whole number from 64 to 1024, or \"WxH\" of multiples of 16 in that "
-                        "range is"},
-        {"\"size\":\"100x64\"", "size: \"100x64\" is not allowed; a whole number from 64 to 1024, or \"WxH\" of multiples "
-                                "of 16 in that range is"},
-        {"\"size\":\"64x2048\"", "size: \"64x2048\" is not allowed; a whole number from 64 to 1024, or \"WxH\" of "
-                                 "multiples of 16 in that range is"},
-        {"\"size\":\"64x\"", "size: \"64x\" is not allowed; a whole number from 64 to 1024, or \"WxH\" of multiples of 16 "
-                             "in that range is"},
+        {"\"size\":63",
+         "size: 63 is not allowed; a whole number from 64 to 1024, or \"WxH\" of multiples of 16 in that "
+         "range is"},
+        {"\"size\":\"100x64\"",
+         "size: \"100x64\" is not allowed; a whole number from 64 to 1024, or \"WxH\" of multiples "
+         "of 16 in that range is"},
+        {"\"size\":\"64x2048\"",
+         "size: \"64x2048\" is not allowed; a whole number from 64 to 1024, or \"WxH\" of "
+         "multiples of 16 in that range is"},
+        {"\"size\":\"64x\"",
+         "size: \"64x\" is not allowed; a whole number from 64 to 1024, or \"WxH\" of multiples of 16 "
+         "in that range is"},
         {"\"num_frames\":0", "num_frames: 0 is not allowed; a whole number from 1 to 100000 is"},
-        {"\"face\":\"big\"", "face: \"big\" is not allowed; auto, none, required, an index from 0, or x,y,w,h in pixels of "
-                             "the image is"},
-        {"\"face\":\"1,2,3\"", "face: \"1,2,3\" is not allowed; auto, none, required, an index from 0, or x,y,w,h in pixels "
-                               "of the image is"},
-        {"\"face\":\"1,2,0,4\"", "face: \"1,2,0,4\" is not allowed; auto, none, required, an index from 0, or x,y,w,h in "
-                                 "pixels of the image is"},
-        {"\"face\":-1", "face: -1 is not allowed; auto, none, required, an index from 0, or x,y,w,h in pixels of the image "
-                        "is"},
+        {"\"face\":\"big\"",
+         "face: \"big\" is not allowed; auto, none, required, an index from 0, or x,y,w,h in pixels of "
+         "the image is"},
+        {"\"face\":\"1,2,3\"",
+         "face: \"1,2,3\" is not allowed; auto, none, required, an index from 0, or x,y,w,h in pixels "
+         "of the image is"},
+        {"\"face\":\"1,2,0,4\"",
+         "face: \"1,2,0,4\" is not allowed; auto, none, required, an index from 0, or x,y,w,h in "
+         "pixels of the image is"},
+        {"\"face\":-1",
+         "face: -1 is not allowed; auto, none, required, an index from 0, or x,y,w,h in pixels of the image "
+         "is"},
         {"\"prompt\":5", "prompt: 5 is not allowed; text of at most 4096 bytes is"},
         {"\"preset\":\"max\"", "preset: \"max\" is not allowed; one of auto|cpu is"},
         {"\"priority\":10", "priority: 10 is not allowed; a whole number from 0 to 9 is"},
@@ -145,7 +177,8 @@ static void test_refused(void **state)
         {"\"deadline_run_s\":0", "deadline_run_s: 0 is not allowed; a number from 0.1 to 2592000 is"},
         {"\"ttl_s\":0.5", "ttl_s: 0.5 is not allowed; a number from 1 to 315360000 is"},
         {"\"sead\":1", "sead: there is no such field; did you mean seed?"},
-        {"\"num_infrence_steps\":1", "num_infrence_steps: there is no such field; did you mean num_inference_steps?"},
+        {"\"num_infrence_steps\":1",
+         "num_infrence_steps: there is no such field; did you mean num_inference_steps?"},
         {"\"colour\":1", "colour: there is no such field; /openapi.json lists those of avatar"},
         {"\"a\\nb\":1", "a?b: there is no such field; /openapi.json lists those of avatar"},
     };
@@ -204,7 +237,8 @@ static void test_text(void **state)
     assert_int_equal(text(o, "seed", "43"), ERR_INVALID);
     assert_string_equal(err.text, "seed: given twice; give it once");
     assert_int_equal(text(o, "num_inference_steps", "many"), ERR_INVALID);
-    assert_string_equal(err.text, "num_inference_steps: \"many\" is not allowed; a whole number from 1 to 100 is");
+    assert_string_equal(err.text,
+                        "num_inference_steps: \"many\" is not allowed; a whole number from 1 to 100 is");
     assert_int_equal(text(o, "flow_shift", "nan"), ERR_INVALID);
     assert_string_equal(err.text, "flow_shift: \"nan\" is not allowed; a number from 0.1 to 20 is");
     assert_int_equal(text(o, "flow_shift", ""), ERR_INVALID);
@@ -235,14 +269,17 @@ static void test_media(void **state)
     assert_int_equal(media("iVBORw0KGgoAAAANSUhEUg==", &m), 0);
     assert_int_equal(m.kind, SCHEMA_MEDIA_BASE64);
     assert_int_equal(media("https://example.com/a.png", &m), ERR_UNSUPPORTED);
-    assert_string_equal(err.text, "image: this server fetches no URLs; upload the file (a multipart part, base64, or POST "
-                                  "/v1/blobs and its key)");
+    assert_string_equal(
+        err.text, "image: this server fetches no URLs; upload the file (a multipart part, base64, or POST "
+                  "/v1/blobs and its key)");
     assert_int_equal(media("data:image/png,AAAA", &m), ERR_INVALID);
     assert_string_equal(err.text, "image: the data: URL is not of the form data:TYPE;base64,DATA");
     assert_int_equal(media("sha256:12", &m), ERR_INVALID);
     assert_string_equal(err.text, "image: a blob key is sha256: and 64 digits of 0-9 a-f");
     assert_int_equal(media("portrait.png", &m), ERR_INVALID);
-    assert_string_equal(err.text, "image: \"portrait.png\" is not allowed; base64 text, a data: URL or a blob key (sha256:...) is");
+    assert_string_equal(
+        err.text,
+        "image: \"portrait.png\" is not allowed; base64 text, a data: URL or a blob key (sha256:...) is");
     assert_int_equal(media("", &m), ERR_INVALID);
 }
 
@@ -265,7 +302,8 @@ static void test_documents(void **state)
         assert_non_null(strstr(help.data, s->fields[i].help));
     }
     assert_string_equal(json_string_value(json_object_get(json_object_get(fields, "size"), "default")), "64");
-    assert_int_equal(json_integer_value(json_object_get(json_object_get(fields, "seed"), "maximum")), INT64_MAX);
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(fields, "seed"), "maximum")),
+                     INT64_MAX);
     json_t *image = json_object_get(json_object_get(parts, "properties"), "image");
     assert_string_equal(json_string_value(json_object_get(image, "format")), "binary");
     assert_null(schema_find("nothing"));
@@ -278,7 +316,8 @@ static void test_documents(void **state)
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, begin, end)
-    const struct CMUnitTest tests[] = {T(test_defaults),   T(test_queue_fields), T(test_accepted), T(test_refused),
-                                       T(test_long_texts), T(test_text),         T(test_media),    T(test_documents)};
+    const struct CMUnitTest tests[] = {T(test_defaults), T(test_queue_fields), T(test_accepted),
+                                       T(test_refused),  T(test_long_texts),   T(test_text),
+                                       T(test_media),    T(test_documents)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
