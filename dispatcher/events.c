@@ -29,7 +29,6 @@ struct events {
     struct events_watch *cursor; /* the next to be told; unwatch moves it */
     unsigned n_watches;
     uint64_t moves;
-    uint64_t ended[JOB_STATE_COUNT];
 };
 
 struct replay {
@@ -144,8 +143,6 @@ static void take_entry(struct events *ev, const struct redisReply *entry)
         return;
     if (strcmp(e.what, "progress") != 0)
         ev->moves++;
-    if (job_state_final(e.state) && strcmp(e.what, "delete") != 0)
-        ev->ended[e.state]++;
     tell(ev, bucket_of(e.id), id, &e);
 }
 
@@ -343,9 +340,4 @@ uint64_t events_moves(const struct events *ev)
 unsigned events_n_watches(const struct events *ev)
 {
     return ev->n_watches;
-}
-
-uint64_t events_n_ended(const struct events *ev, enum job_state s)
-{
-    return (unsigned)s < JOB_STATE_COUNT ? ev->ended[s] : 0;
 }

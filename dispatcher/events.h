@@ -42,7 +42,6 @@ void events_resync(struct events *ev);
 const char *events_last(const struct events *ev); /* id of the last entry seen; "" before the first */
 uint64_t events_moves(const struct events *ev);   /* grows whenever places in the line may have changed */
 unsigned events_n_watches(const struct events *ev);
-uint64_t events_n_ended(const struct events *ev, enum job_state s); /* seen since start */
 
 /* Entries after `from` that are about `job`, oldest first, then done(rc). fn's e is never NULL here. */
 typedef void (*events_done_fn)(void *arg, int rc, const struct err *err);

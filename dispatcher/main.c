@@ -27,7 +27,7 @@ enum { DRAIN_TICK_MS = 20, DRAIN_MAX_MS = 10000 };
 
 struct program {
     struct app app;
-    uv_signal_t term, hup;
+    uv_signal_t term, intr;
     uv_timer_t drain;
     int64_t drain_until_us;
     int exit_code;
@@ -144,7 +144,7 @@ static void close_all(struct program *p)
     api_events_free(app->streams);
     server_free(app->server);
     uv_close((uv_handle_t *)&p->term, NULL);
-    uv_close((uv_handle_t *)&p->hup, NULL);
+    uv_close((uv_handle_t *)&p->intr, NULL);
     uv_close((uv_handle_t *)&p->drain, NULL);
     uv_run(app->loop, UV_RUN_DEFAULT);
     if (uv_loop_close(app->loop) != 0) {
@@ -170,11 +170,11 @@ static int start(struct program *p, struct err *err, int *ret_exit)
     if ((rc = blob_init(app->conf.volume, err)) < 0)
         return rc;
     uv_signal_init(app->loop, &p->term);
-    uv_signal_init(app->loop, &p->hup);
+    uv_signal_init(app->loop, &p->intr);
     uv_timer_init(app->loop, &p->drain);
-    p->term.data = p->hup.data = p->drain.data = p;
+    p->term.data = p->intr.data = p->drain.data = p;
     uv_signal_start(&p->term, on_signal, SIGTERM);
-    uv_signal_start(&p->hup, on_signal, SIGINT);
+    uv_signal_start(&p->intr, on_signal, SIGINT);
     *ret_exit = EXIT_SETTINGS;
     return backend_new(app, (unsigned)(app->conf.redis_wait_s * 1000), on_first, &app->backend, err);
 }

@@ -517,11 +517,6 @@ enum redis_async_kind redis_async_kind(const struct redisReply *r)
     }
 }
 
-long long redis_async_int(const struct redisReply *r)
-{
-    return redis_async_kind(r) == REDIS_INT ? r->integer : 0;
-}
-
 const char *redis_async_text(const struct redisReply *r, size_t *ret_len)
 {
     enum redis_async_kind k = redis_async_kind(r);

@@ -60,7 +60,6 @@ void redis_async_command(struct redis_async *c, unsigned deadline_ms, redis_asyn
 /* Reading a reply without its library. */
 enum redis_async_kind { REDIS_NIL, REDIS_INT, REDIS_TEXT, REDIS_LIST, REDIS_ERROR };
 enum redis_async_kind redis_async_kind(const struct redisReply *r); /* NULL: REDIS_NIL */
-long long redis_async_int(const struct redisReply *r);              /* 0 for another kind */
 const char *redis_async_text(const struct redisReply *r, size_t *ret_len); /* text or error; "" otherwise */
 size_t redis_async_count(const struct redisReply *r);               /* of a list */
 const struct redisReply *redis_async_at(const struct redisReply *r, size_t i); /* NULL past the end */
