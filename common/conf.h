@@ -70,6 +70,8 @@ enum { CONF_DISPATCHER = 1, CONF_WORKER = 2, CONF_CLI = 4, CONF_ALL = 7 };
       "every job takes its noise from this safetensors file (comparisons)")                                  \
     X(STR, dump, "", 0, 0, "", CONF_WORKER,                                                                  \
       "every job writes its intermediate tensors to this safetensors file")                                  \
+    X(INT, max_memory_mib, "0", 0, 1073741824.0, "", CONF_WORKER,                                            \
+      "memory that a job may take; one that needs more is refused; 0: what is free (MiB)")                   \
     X(INT, threads, "0", 0, 1024, "", CONF_WORKER | CONF_CLI,                                                \
       "CPU threads; 0: all cores this process may use")                                                      \
     X(INT, max_queue, "1000", 1, 1000000, "", CONF_DISPATCHER,                                               \

@@ -170,9 +170,11 @@ static int check_plan(struct work *w, struct err *err)
         rc = plan_size(w, w->q.size, frames.model, &w->plan, err);
     if (rc < 0)
         return rc;
-    size_t free_bytes = device_free_bytes(s->env->device);
+    size_t free_bytes = device_free_bytes(s->env->device), limit = (size_t)s->env->conf->max_memory_mib << 20;
     if (s->loaded) /* what the weights take is taken already */
         free_bytes += w->plan.stage[AVATAR_LOAD].weight_bytes;
+    if (limit && free_bytes > limit)
+        free_bytes = limit;
     if (w->plan.peak_bytes <= free_bytes)
         return 0;
     int size = smaller_size(w, frames.model, free_bytes);

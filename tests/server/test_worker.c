@@ -395,7 +395,7 @@ static void test_bad_jobs(void **state)
 {
     (void)state;
     NEED_SERVER();
-    pid_t w = spawn("w", "5", NULL);
+    pid_t w = spawn("w", "5", "--max-memory-mib=1050");
     json_t *body = request(2);
     put_text(body, "image", "this is no picture at all");
     const char *image = submit(body);
@@ -410,6 +410,9 @@ static void test_bad_jobs(void **state)
     body = request(2);
     json_object_set_new(body, "face", json_string("required"));
     const char *face = submit(body);
+    body = request(2);
+    json_object_set_new(body, "size", json_integer(512));
+    const char *large = submit(body);
     const char *good = submit(request(2));
     fails_with(image, "MEDIA", "image");
     fails_with(audio, "MEDIA", "audio");
@@ -417,6 +420,8 @@ static void test_bad_jobs(void **state)
                "image: sha256:0000000000000000000000000000000000000000000000000000000000000000 is not on the "
                "volume");
     fails_with(face, "INVALID", "face");
+    fails_with(large, "NOFIT", "size: 512 x 512 with 9 frames needs ");
+    fails_with(large, "NOFIT", " on this device, 1.0 GiB free: use size 256, or shorter audio");
     wait_for(good, JOB_DONE, NULL, 60); /* the process is still there */
     end_worker(w);
 }
