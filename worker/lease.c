@@ -85,10 +85,9 @@ static void hear(struct lease *l, const struct held *h)
         tell(l, h, LEASE_ASKED);
 }
 
-static void renew(struct lease *l, const struct held *h, int64_t now)
+static void renew(struct lease *l, const struct held *h)
 {
     const struct conf *c = l->o.conf;
-    l->renewed_us = now;
     if (send(l, queue_cmd_renew(&l->cmd, l->o.queue, h->id, h->attempt, c->lease_s * 1000, NULL)) == 0)
         hear(l, h);
 }
@@ -184,14 +183,18 @@ static void tick(struct lease *l)
     int64_t now = clock_us(), renew_us = (int64_t)(l->o.conf->renew_s * (double)CLOCK_S);
     pthread_mutex_lock(&l->lock);
     struct held h = l->held;
-    bool lost = l->why == LEASE_LOST, send_progress = h.fresh && now - l->progressed_us >= PROGRESS_US;
-    if (send_progress)
+    bool mine = h.id[0] && l->why != LEASE_LOST;
+    bool report_due = mine && h.fresh && now - l->progressed_us >= PROGRESS_US;
+    bool renew_due = mine && now - l->renewed_us >= renew_us;
+    if (report_due)
         l->held.fresh = false;
+    if (renew_due)
+        l->renewed_us = now;
     pthread_mutex_unlock(&l->lock);
-    if (h.id[0] && !lost && send_progress)
+    if (report_due)
         report(l, &h, now);
-    if (h.id[0] && !lost && now - l->renewed_us >= renew_us)
-        renew(l, &h, now);
+    if (renew_due)
+        renew(l, &h);
     if (now - l->said_us >= renew_us)
         say_hello(l, h.id[0] != 0, now);
     if (now - l->timed_us >= TIMER_US)

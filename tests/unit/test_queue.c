@@ -869,7 +869,7 @@ static void test_server_checks(void **state)
     str_format(url, sizeof(url), "%s?password=wrong", server.url);
     assert_int_equal(redis_sync_open(&redis, url, &err), 0);
     assert_int_equal(redis_sync_setup(redis, &err), ERR_REDIS);
-    assert_string_equal(err.text, "Redis refuses the password of the setting redis");
+    assert_string_equal(err.text, "Redis refuses the password of the setting redis: correct it (redis://:PASSWORD@host:port/0)");
     redis_sync_close(redis);
     err_clear(&err);
     assert_int_equal(redis_sync_open(&redis, server.url, &err), 0);
