@@ -8,7 +8,9 @@
 #include <cmocka.h>
 
 #include "common/job.h"
+#include "common/mem.h"
 #include "common/pack.h"
+#include "common/queue.h"
 #include "common/str.h"
 
 static void test_ids(void **state)
@@ -135,11 +137,39 @@ static void test_too_long(void **state)
     buf_done(&b);
 }
 
+/* Every allocation of ours fails once: ERR_NOMEM each time, nothing left half done. */
+static void test_no_memory(void **state)
+{
+    (void)state;
+    struct job j;
+    struct queue q;
+    struct queue_cmd c = {0};
+    int rc = ERR_NOMEM, n_failed = 0;
+    fill(&j);
+    assert_int_equal(queue_init(&q, "q", NULL), 0);
+    for (int n = 1; rc != 0; n++) {
+        struct err err = {0};
+        mem_fail_at(n);
+        rc = queue_cmd_submit(&c, &q, &j, 1, &err);
+        mem_fail_at(0);
+        if (rc < 0) {
+            assert_int_equal(rc, ERR_NOMEM);
+            assert_true(err.text[0] != 0);
+            assert_int_equal(c.argc, 0);
+            n_failed++;
+        }
+    }
+    assert_true(n_failed >= 2);
+    assert_string_equal(c.argv[1], "troupe_submit");
+    queue_cmd_done(&c);
+    job_done(&j);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ids),         cmocka_unit_test(test_states),   cmocka_unit_test(test_record),
-        cmocka_unit_test(test_bad_records), cmocka_unit_test(test_too_long),
+        cmocka_unit_test(test_bad_records), cmocka_unit_test(test_too_long), cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
