@@ -249,6 +249,9 @@ static void go_down(struct redis_async *c, int code, const char *what, const cha
         c->opts.on_down(c->opts.arg, &c->why);
 }
 
+static const char login_refused[] =
+    "login refused; the setting redis takes a password (redis://:PASSWORD@host:port/0)";
+
 static void on_login(void *arg, int rc, const struct redisReply *reply)
 {
     struct redis_async *c = arg;
@@ -258,7 +261,7 @@ static void on_login(void *arg, int rc, const struct redisReply *reply)
         go_down(c, ERR_REDIS, "the connection was lost during login", NULL);
     } else if (redis_async_kind(reply) == REDIS_ERROR) {
         size_t n;
-        go_down(c, ERR_AUTH, "login refused", redis_async_text(reply, &n));
+        go_down(c, ERR_AUTH, login_refused, redis_async_text(reply, &n));
     } else {
         c->state = STATE_UP;
         c->pause_ms = 0;
@@ -272,7 +275,7 @@ static void login_ignored(void *arg, int rc, const struct redisReply *reply)
     struct redis_async *c = arg;
     size_t n;
     if (rc == 0 && c->state == STATE_LOGIN && redis_async_kind(reply) == REDIS_ERROR)
-        go_down(c, ERR_AUTH, "login refused", redis_async_text(reply, &n));
+        go_down(c, ERR_AUTH, login_refused, redis_async_text(reply, &n));
 }
 
 static void login_send(struct redis_async *c, redis_async_fn fn, int argc, const char **argv)

@@ -262,7 +262,8 @@ static int connect_redis(struct claim *c, struct err *err)
             return 0;
         bool soon = strstr(why.text, "not reachable") || strstr(why.text, "loading");
         if (!soon || clock_us() > deadline)
-            return err_set(err, rc, "%s", why.text);
+            return err_set(err, rc, "%s%s", why.text,
+                           soon ? " (gave up waiting; start it, or name another with --redis)" : "");
         clock_sleep_us(200 * CLOCK_MS);
     }
 }

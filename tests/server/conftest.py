@@ -3,11 +3,21 @@ import os
 import pytest
 
 from api_tools import Client, Dispatcher, Redis, RedisServer, Worker, dispatcher_program, temporary_folder
+from cluster_tools import Cluster, worker_program
 
 
 def pytest_configure(config):
     if not os.path.exists(dispatcher_program()):
         raise pytest.UsageError("no %s: build first, or set TROUPE_BUILD" % dispatcher_program())
+
+
+SKIPPED = 77 # what meson counts as skipped
+
+
+def pytest_sessionfinish(session, exitstatus):
+    stats = session.config.pluginmanager.get_plugin("terminalreporter").stats
+    if exitstatus == 0 and stats.get("skipped") and not stats.get("passed"):
+        session.exitstatus = SKIPPED
 
 
 @pytest.fixture
@@ -58,3 +68,30 @@ def shared():
     log = program.log()
     remove()
     assert code == 0, log
+
+
+# ---- real workers ----
+
+@pytest.fixture(scope="module")
+def need_worker():
+    if not os.path.exists(worker_program()):
+        pytest.skip("no %s: build it first" % worker_program())
+
+
+# Everything but the workers, which a test starts as it needs them.
+@pytest.fixture
+def cluster(folder, need_worker):
+    c = Cluster(folder)
+    yield c
+    c.stop()
+
+
+# One of everything for a whole file: two workers are too many for tests that must not disturb each other.
+@pytest.fixture(scope="module")
+def shared_cluster(need_worker):
+    path, remove = temporary_folder()
+    c = Cluster(path)
+    c.worker()
+    yield c
+    c.stop()
+    remove()

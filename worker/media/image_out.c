@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/blob.h"
+
 static int encode(const struct image *im, AVCodecContext *c, AVFrame *f, AVPacket *p)
 {
     c->width = f->width = im->width;
@@ -37,7 +39,7 @@ static int write_file(const char *path, const AVPacket *p, struct err *err)
         ok = false;
     if (ok)
         return 0;
-    return err_set(err, why == ENOSPC ? ERR_NOSPACE : ERR_IO, "%s: %s", path, strerror(why));
+    return blob_errno(err, why, "write", path);
 }
 
 int image_out_png(const struct image *im, const char *path, struct err *err)

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/blob.h"
 #include "common/mem.h"
 #include "common/str.h"
 #include "worker/media/resample.h"
@@ -41,8 +42,18 @@ static int fail(struct err *err, const char *what, int av)
 {
     char why[AV_ERROR_MAX_STRING_SIZE] = "";
     av_strerror(av, why, sizeof why);
-    int code = av == AVERROR(ENOSPC) ? ERR_NOSPACE : av == AVERROR(ENOMEM) ? ERR_NOMEM : ERR_IO;
-    return err_set(err, code, "video: %s: %s", what, why);
+    return err_set(err, av == AVERROR(ENOMEM) ? ERR_NOMEM : ERR_IO, "video: %s: %s", what, why);
+}
+
+/* The file cannot be written: full, read-only, ... have one wording everywhere. */
+static int fail_write(struct err *err, const char *path, int av)
+{
+    static const int known[] = {ENOSPC, EDQUOT, EROFS, EACCES, EPERM, ENOENT, EIO, EFBIG};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (av == AVERROR(known[i]))
+            return blob_errno(err, known[i], "write", path);
+    }
+    return fail(err, path, av);
 }
 
 static void track_done(struct track *t)
@@ -143,7 +154,7 @@ int mp4_open(struct mp4 **ret, const char *path, const struct mp4_options *o, st
     } else {
         m->format->flags |= AVFMT_FLAG_BITEXACT;
         rc = avio_open(&m->format->pb, path, AVIO_FLAG_WRITE);
-        rc = rc < 0 ? fail(err, path, rc) : open_video(m, o, err);
+        rc = rc < 0 ? fail_write(err, path, rc) : open_video(m, o, err);
     }
     if (rc < 0) {
         mp4_abort(m);
@@ -235,7 +246,7 @@ static int write_packets(struct mp4 *m, struct track *t, const AVFrame *f, struc
         m->packet->stream_index = t->stream->index;
         rc = av_interleaved_write_frame(m->format, m->packet);
     }
-    return fail(err, m->path, rc);
+    return fail_write(err, m->path, rc);
 }
 
 static int write_header(struct mp4 *m, struct err *err)
@@ -247,7 +258,7 @@ static int write_header(struct mp4 *m, struct err *err)
     int rc = avformat_write_header(m->format, &options);
     av_dict_free(&options);
     m->header_written = rc >= 0;
-    return rc < 0 ? fail(err, m->path, rc) : 0;
+    return rc < 0 ? fail_write(err, m->path, rc) : 0;
 }
 
 int mp4_frames(struct mp4 *m, const uint8_t *rgb, int64_t n, struct err *err)
@@ -305,7 +316,7 @@ static int sync_file(const char *path, struct err *err)
         close(fd);
     if (rc == 0)
         return 0;
-    return err_set(err, why == ENOSPC ? ERR_NOSPACE : ERR_IO, "%s: %s", path, strerror(why));
+    return blob_errno(err, why, "write", path);
 }
 
 int mp4_finish(struct mp4 *m, struct err *err)
@@ -321,7 +332,7 @@ int mp4_finish(struct mp4 *m, struct err *err)
         int av = av_write_trailer(m->format);
         if (av >= 0)
             av = avio_closep(&m->format->pb);
-        rc = av < 0 ? fail(err, path, av) : 0;
+        rc = av < 0 ? fail_write(err, path, av) : 0;
     }
     mp4_abort(m);
     return rc < 0 ? rc : sync_file(path, err);
