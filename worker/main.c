@@ -82,6 +82,9 @@ static int serve(const struct conf *conf)
     set_up_process();
     int rc = open_device(&device, conf, &err);
     sandbox_warm();
+    if (!sandbox_is_filtered())
+        LOG(WARN, "media files are decoded without a system call filter",
+            log_str("why", "built without libseccomp, or the kernel has no filters"));
     if (rc == 0)
         rc = claim_serve(conf, device, &err);
     if (device)

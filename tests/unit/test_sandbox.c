@@ -220,7 +220,7 @@ static void test_forbidden(void **state)
 static void test_memory(void **state)
 {
     (void)state;
-#if defined(__SANITIZE_ADDRESS__)
+#if SANDBOX_WIRE_SANITIZED
     skip();
 #endif
     expect("memory", ERR_IO, "status 43");

@@ -1,8 +1,9 @@
 /* resize.h -- 8-bit resampling of pictures, equal to Pillow's bit by bit.
  *
- * Horizontal pass, then vertical, each on 8-bit data; a pass is skipped when its size stays. Weights in f64,
- * normalised, then 22-bit integers. Source: CONDITIONING of the reference (Pillow's two-pass "convolution"
- * resize); cases image/resize_*.
+ * Horizontal pass, then vertical, each on 8-bit data; a pass is skipped when its size stays, and the vertical
+ * one comes first where it removes more than twice as many rows as the other one columns (Pillow 13). Weights
+ * in f64, normalised, then 22-bit integers. Source: CONDITIONING of the reference (Pillow's two-pass
+ * "convolution" resize); cases image/resize_*.
  */
 #ifndef WORKER_MEDIA_RESIZE_H
 #define WORKER_MEDIA_RESIZE_H

@@ -47,7 +47,7 @@ static int set_up(posix_spawn_file_actions_t *files, posix_spawnattr_t *attr, in
     int rc = posix_spawn_file_actions_addopen(files, 0, "/dev/null", O_RDWR, 0);
     if (rc == 0)
         rc = posix_spawn_file_actions_adddup2(files, 0, 1);
-#if !defined(__SANITIZE_ADDRESS__)
+#if !SANDBOX_WIRE_SANITIZED
     if (rc == 0)
         rc = posix_spawn_file_actions_adddup2(files, 0, 2);
 #endif

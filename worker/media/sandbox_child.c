@@ -18,12 +18,6 @@
 #include "worker/media/sandbox.h"
 #include "worker/media/sandbox_wire.h"
 
-#if defined(__SANITIZE_ADDRESS__)
-#define SANITIZED 1
-#else
-#define SANITIZED 0
-#endif
-
 /* ---- what it gives up
  * ------------------------------------------------------------------------------------------ */
 
@@ -33,7 +27,7 @@ static void limit(int what, rlim_t most)
     setrlimit(what, &r);
 }
 
-#if defined(HAVE_SECCOMP) && !SANITIZED
+#if defined(HAVE_SECCOMP) && !SANDBOX_WIRE_SANITIZED
 /* Descriptors it has, memory (never executable), time, and the end of the process. */
 static int allow(scmp_filter_ctx f)
 {
@@ -137,7 +131,7 @@ bool sandbox_child_enter(void)
     limit(RLIMIT_CORE, 0);
     limit(RLIMIT_CPU, 300);
     limit(RLIMIT_FSIZE, (rlim_t)4 << 30); /* of the result: there is no other file */
-    if (!SANITIZED) {
+    if (!SANDBOX_WIRE_SANITIZED) {
         limit(RLIMIT_NOFILE, 8);
         limit(RLIMIT_AS, (rlim_t)3 << 30);
     }
@@ -214,11 +208,20 @@ static bool answer(const struct sandbox_wire_request *q, const int fd[2])
     return done;
 }
 
+/* Whatever the parent's libraries left open over an exec. */
+static void close_others(void)
+{
+    if (syscall(SYS_close_range, SANDBOX_WIRE_SOCKET + 1, ~0u, 0) == 0)
+        return;
+    for (int fd = SANDBOX_WIRE_SOCKET + 1; fd < 4096; fd++) /* a kernel before 5.9 */
+        close(fd);
+}
+
 int sandbox_child_main(void)
 {
     struct sandbox_wire_request q;
     int fd[2];
-    syscall(SYS_close_range, SANDBOX_WIRE_SOCKET + 1, ~0u, 0);
+    close_others();
     if (!receive(&q, fd))
         return 0;
     prctl(PR_SET_PDEATHSIG, SIGKILL);

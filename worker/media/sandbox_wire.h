@@ -7,6 +7,17 @@
 
 #include "common/err.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#define SANDBOX_WIRE_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SANDBOX_WIRE_SANITIZED 1
+#endif
+#endif
+#if !defined(SANDBOX_WIRE_SANITIZED)
+#define SANDBOX_WIRE_SANITIZED 0 /* 1: the sanitizer needs address space and system calls of its own */
+#endif
+
 #define SANDBOX_WIRE_SOCKET 3 /* the child's descriptor */
 #define SANDBOX_WIRE_MAGIC 0x31646d74u
 
