@@ -122,6 +122,34 @@ static void test_halving(void **state)
     image_done(&out);
 }
 
+/* Pillow's own bytes (13.0, FNV-1a over them) for pictures where either pass comes first, and at the edge of
+ * the rule: 6 rows and 3 columns less go across first, 7 and 3 down. */
+static void test_order_of_passes(void **state)
+{
+    (void)state;
+    static const struct {
+        int w, h, to_w, to_h;
+        enum resize_filter filter;
+        uint32_t hash;
+    } row[] = {
+        {90, 120, 64, 64, RESIZE_LANCZOS, 0x5f5c0bd5u},   {120, 90, 64, 64, RESIZE_LANCZOS, 0x4e374be3u},
+        {61, 57, 58, 51, RESIZE_LANCZOS, 0x16dfc70au},    {61, 58, 58, 51, RESIZE_LANCZOS, 0x70b1dd32u},
+        {100, 160, 64, 128, RESIZE_LANCZOS, 0xb32bb1fau}, {30, 40, 60, 80, RESIZE_BILINEAR, 0x49701149u},
+        {33, 70, 50, 20, RESIZE_BILINEAR, 0x59ac3dd3u},   {70, 33, 20, 50, RESIZE_BILINEAR, 0x218e9409u},
+    };
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        struct image im = painted(row[i].w, row[i].h), out = {0};
+        struct err err = {0};
+        uint32_t hash = 2166136261u;
+        assert_int_equal(resize_image(&im, row[i].to_w, row[i].to_h, row[i].filter, &out, &err), 0);
+        for (int64_t p = 0; p < (int64_t)out.width * out.height * 3; p++)
+            hash = (hash ^ out.pixels[p]) * 16777619u;
+        assert_int_equal(hash, row[i].hash);
+        image_done(&im);
+        image_done(&out);
+    }
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -197,11 +225,11 @@ static void test_resample_same(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_size_rule),     cmocka_unit_test(test_size_multiples),
-        cmocka_unit_test(test_identity),      cmocka_unit_test(test_flat),
-        cmocka_unit_test(test_halving),       cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_no_memory),     cmocka_unit_test(test_resample_length),
-        cmocka_unit_test(test_resample_same),
+        cmocka_unit_test(test_size_rule),       cmocka_unit_test(test_size_multiples),
+        cmocka_unit_test(test_identity),        cmocka_unit_test(test_flat),
+        cmocka_unit_test(test_halving),         cmocka_unit_test(test_order_of_passes),
+        cmocka_unit_test(test_refusals),        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_resample_length), cmocka_unit_test(test_resample_same),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
