@@ -187,7 +187,7 @@ static void test_refusals(void **state)
     REFUSED(q.size = 5000, ERR_INVALID, "64 to 4096");
     REFUSED((q.width = 64, q.height = 70), ERR_INVALID, "multiples of 16");
     REFUSED((q.width = 64, q.height = 0), ERR_INVALID, "multiples of 16");
-    REFUSED(q.n_frames = -1, ERR_INVALID, "n_frames");
+    REFUSED(q.n_frames = -1, ERR_INVALID, "num_frames");
     REFUSED(q.n_frames = 15001, ERR_INVALID, "15000");
     REFUSED(q.wave.n = 639, ERR_INVALID, "0.04 s");
     REFUSED(q.wave.rate = 44100, ERR_INVALID, "16000 Hz");
