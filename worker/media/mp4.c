@@ -48,7 +48,7 @@ static int fail(struct err *err, const char *what, int av)
 /* The file cannot be written: full, read-only, ... have one wording everywhere. */
 static int fail_write(struct err *err, const char *path, int av)
 {
-    static const int known[] = {ENOSPC, EDQUOT, EROFS, EACCES, EPERM, ENOENT, EIO, EFBIG};
+    static const int known[] = {ENOSPC, EDQUOT, EROFS, EACCES, EPERM, EIO, EFBIG};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (av == AVERROR(known[i]))
             return blob_errno(err, known[i], "write", path);
