@@ -12,7 +12,7 @@
 #include "kernels/cpu/ref.h"
 
 #define FEW 8
-#define GROUP 8 /* panels in a task */
+#define GROUP 16 /* panels in a task */
 #define SUM_PITCH (GROUP * ISA_NR + 16)
 #define ROWS_MAX (8 * ISA_MR)
 #define PACK_K 64
@@ -22,9 +22,9 @@ struct job {
     const float *panels; /* packed w; half: floats hold pairs of bf16 */
     bool half;           /* x is rounded to bf16 too */
     int64_t n_k;         /* packed floats of a column: n_in, or pairs */
-    const float *bias;   /* NULL: none */
-    const float *gate;   /* NULL: none */
-    bool add;            /* y += gate * value; otherwise y = act(value) */
+    const float *bias;
+    const float *gate; /* NULL: none */
+    bool add;          /* y += gate * value; otherwise y = act(value) */
     enum act act;
     int64_t n_in, n_out, n_rows;
 };
@@ -32,28 +32,33 @@ struct job {
 _Static_assert(sizeof(float) * (ROWS_MAX * (ISA_PITCH + SUM_PITCH)) <= CPU_THREAD_BYTES,
                "a task fits its scratch");
 
+/* y[n] += gate * (s + bias); gate NULL: 1. */
+static void add_row(float *y, const float *s, const float *bias, const float *gate, int64_t n)
+{
+    if (gate) {
+#pragma omp simd
+        for (int64_t k = 0; k < n; k++)
+            y[k] += gate[k] * (s[k] + bias[k]);
+        return;
+    }
+#pragma omp simd
+    for (int64_t k = 0; k < n; k++)
+        y[k] += s[k] + bias[k];
+}
+
 /* s[n] to columns [first, first + n) of row i of y. */
-static void finish(const struct job *j, int64_t i, int64_t first, int64_t n, float *s)
+static void finish(const struct job *j, int64_t i, int64_t first, int64_t n, const float *s)
 {
     float *y = ref_row(j->y, i) + first;
-    const float *bias = j->bias ? j->bias + first : NULL, *gate = j->gate ? j->gate + first : NULL;
-    if (bias) {
-#pragma omp simd
-        for (int64_t k = 0; k < n; k++)
-            s[k] += bias[k];
+    const float *bias = j->bias + first;
+    if (j->add) {
+        add_row(y, s, bias, j->gate ? j->gate + first : NULL, n);
+        return;
     }
-    if (!j->add) {
-        isa_act_row(s, n, j->act);
-        memcpy(y, s, (size_t)n * sizeof *y);
-    } else if (gate) {
 #pragma omp simd
-        for (int64_t k = 0; k < n; k++)
-            y[k] += gate[k] * s[k];
-    } else {
-#pragma omp simd
-        for (int64_t k = 0; k < n; k++)
-            y[k] += s[k];
-    }
+    for (int64_t k = 0; k < n; k++)
+        y[k] = s[k] + bias[k];
+    isa_act_row(y, n, j->act);
 }
 
 /* Row i of x from packed float k on: kc of them. */
@@ -292,7 +297,8 @@ static int product(struct run *r, struct job *j, struct tensor b, struct tensor 
     j->n_in = j->w.shape[1];
     if (j->n_rows == 0 || j->n_out == 0)
         return 0;
-    if (!tensor_is_none(b) && !(j->bias = cpu_vector(r, CPU_BIAS, b, j->n_out, 0)))
+    j->bias = cpu_vector(r, CPU_BIAS, b, j->n_out, 0);
+    if (!j->bias)
         return r->err.code;
     if (!tensor_is_none(gate) && !(j->gate = cpu_vector(r, CPU_GATE, gate, j->n_out, 1)))
         return r->err.code;
