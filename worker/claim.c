@@ -23,7 +23,6 @@
 #define CALL_MS 5000
 #define REPLY_MAX (1 << 20)
 #define SETTLE_S 600 /* Redis may be away so long before a finished job is left to its lease */
-#define TMP_AGE_S 86400
 #define GENERATORS_MAX 8
 
 struct claim {
@@ -289,8 +288,6 @@ static int start(struct claim *c, struct err *err)
         rc = open_generators(c, err);
     if (rc == 0)
         rc = lease_start(&c->lease, &o, err);
-    if (rc == 0)
-        blob_sweep(conf->volume, TMP_AGE_S);
     return rc;
 }
 

@@ -18,6 +18,8 @@
 #define TICK_MS 100
 #define PROGRESS_US (250 * CLOCK_MS)
 #define TIMER_US (1000 * CLOCK_MS)
+#define SWEEP_US (3600 * CLOCK_S)
+#define SWEEP_AGE_S 86400 /* what a writer that died left on the volume */
 #define CALL_MS 2000
 #define REPLY_MAX (64 * 1024)
 #define STUCK_US (120 * CLOCK_S) /* a job that does not stop although told: the process ends */
@@ -44,7 +46,7 @@ struct lease {
     struct queue_cmd cmd;
     struct buf reply;
     int64_t renewed_us; /* under lock */
-    int64_t progressed_us, said_us, timed_us, stopping_us;
+    int64_t progressed_us, said_us, timed_us, swept_us, stopping_us;
     bool redis_ok;
 };
 
@@ -199,6 +201,10 @@ static void tick(struct lease *l)
         say_hello(l, h.id[0] != 0, now);
     if (now - l->timed_us >= TIMER_US)
         run_timer(l, now);
+    if (now - l->swept_us >= SWEEP_US) {
+        l->swept_us = now;
+        blob_sweep(l->o.conf->volume, SWEEP_AGE_S);
+    }
     if (atomic_load(&l->signals))
         drain(l, &h, now);
     watch_stuck(&h, now);
@@ -234,7 +240,7 @@ int lease_start(struct lease **ret, const struct lease_options *o, struct err *e
         return err_set(err, ERR_NOMEM, "no memory for the lease thread");
     l->o = *o;
     l->redis_ok = true;
-    l->said_us = l->timed_us = -TIMER_US * 1000; /* both at once */
+    l->said_us = l->timed_us = l->swept_us = -SWEEP_US; /* all at once */
     buf_init(&l->reply, REPLY_MAX);
     int rc = redis_sync_open(&l->redis, o->conf->redis, err);
     if (rc == 0 && pthread_mutex_init(&l->lock, NULL) != 0)
