@@ -7,7 +7,7 @@
 -- Times are Redis' own, in milliseconds. Read from the bottom: the last lines are the table of contents.
 
 -- major * 1000 + minor; raise the minor with every change, the major when old programs must not use it
-local VERSION = 1000
+local VERSION = 1001
 
 local LEVEL = 2 ^ 44      -- scores of the waiting: (9 - priority) * LEVEL + place in the line
 local MIDDLE = 2 ^ 43     -- place of the first ever; the front of a line grows down from it
@@ -393,7 +393,7 @@ end
 -- The first waiting job that this worker can run.
 local function first_fit(b, a)
     for _, id in ipairs(redis.call('ZRANGE', b .. ':wait', 0, SCAN_MAX - 1)) do
-        local job = job_of(b, id, 'gen', 'ver', 'bytes', 'fails', 'deaths', 'dr', 'rec')
+        local job = job_of(b, id, 'gen', 'ver', 'bytes', 'fails', 'deaths', 'dr')
         if not job then
             redis.call('ZREM', b .. ':wait', id)
         elseif has_word(a.gens, job.gen) and tonumber(job.ver) <= a.ver and
@@ -432,7 +432,7 @@ local function claim(keys, args)
     end
     event(b, t, id, 'claim', 'running', attempt, {worker = a.worker})
     return answer('OK', {got = true, quiet = false, attempt = attempt, fails = tonumber(job.fails),
-        deaths = tonumber(job.deaths), run = dr}, job.rec)
+        deaths = tonumber(job.deaths), run = dr}, redis.call('HGET', b .. ':job:' .. id, 'rec'))
 end
 
 local function renew(keys, args)
