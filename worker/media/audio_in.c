@@ -215,7 +215,8 @@ static int append(struct decoding *d, struct err *err)
         s->n++;
     }
     if ((double)s->n > d->limit->max_s * s->rate)
-        return too_long(err, (double)s->n / s->rate, d->limit);
+        return err_set(err, ERR_INVALID, "audio: it is longer than the limit of %.1f s: cut it into parts",
+                       d->limit->max_s); /* the file does not say how long it is */
     return 0;
 }
 
