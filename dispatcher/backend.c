@@ -308,7 +308,8 @@ static void on_first_late(uv_timer_t *t)
 {
     struct backend *b = t->data;
     struct err err = {0};
-    err_set(&err, ERR_TIMEOUT, "%s (gave up waiting; start it, or name another with --redis)", *b->why.text ? b->why.text : "Redis did not answer");
+    err_set(&err, ERR_TIMEOUT, "%s (gave up waiting; start it, or name another with --redis)",
+            *b->why.text ? b->why.text : "Redis did not answer");
     tell_first(b, ERR_TIMEOUT, &err);
 }
 

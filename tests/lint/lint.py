@@ -257,7 +257,7 @@ def help_text(root, build):
         out = subprocess.run([found[0], "--help"], capture_output=True, text=True).stdout
         table = subprocess.run([found[0], "--help-table"], capture_output=True, text=True).stdout
         flags = set(re.findall(r"^\s+--([a-z][a-z0-9-]*)", out, re.M)) - {"help", "help-table", "version", "config"}
-        rows = {name.replace("_", "-") for name in re.findall(r"^\| `([a-z][a-z0-9_]*)`", table, re.M)}
+        rows = set(re.findall(r"^\| `--([a-z][a-z0-9-]*)`", table, re.M))
         if not flags or not rows:
             yield f"{program}: --help names {len(flags)} settings, --help-table {len(rows)}"
         for name in sorted(flags ^ rows):
