@@ -618,9 +618,9 @@ int queue_cmd_claim(struct queue_cmd *c, const struct queue *q, const struct que
                     struct err *err)
 {
     return call(c, q, "troupe_claim",
-                json_pack("{s:s s:s s:I s:i s:I}", "worker", offer->worker, "gens", offer->generators,
+                json_pack("{s:s s:s s:I s:i s:I s:s}", "worker", offer->worker, "gens", offer->generators,
                           "bytes", (json_int_t)offer->bytes, "ver", JOB_VERSION, "lease",
-                          (json_int_t)offer->lease_ms),
+                          (json_int_t)offer->lease_ms, "token", offer->token ? offer->token : ""),
                 err);
 }
 

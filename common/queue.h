@@ -173,6 +173,7 @@ struct queue_offer {
     const char *generators; /* "avatar" or "avatar,tryon" */
     int64_t bytes;          /* device memory; 0: any job fits */
     int64_t lease_ms;
+    const char *token; /* of this claim: sent again, its answer lost, it gets the same job; NULL: none */
 };
 int queue_cmd_claim(struct queue_cmd *c, const struct queue *q, const struct queue_offer *offer,
                     struct err *err);
@@ -209,7 +210,7 @@ struct queue_limits {
 /* The end of an attempt. code 0: done, result (an object, <= 16 KiB as JSON text) is what the job becomes.
  * Otherwise the ERR_* and its sentence: err_then decides FAILED, DELAYED (or FAILED when the fails are
  * spent), CANCELLED or TIMED_OUT (whichever stop was asked for). Twice the same is harmless. ERR_LOST: the
- * result is kept as late. */
+ * result is kept as late. ERR_NOTFOUND: the job was deleted, its files are nobody's. */
 int queue_cmd_settle(struct queue_cmd *c, const struct queue *q, const char *id, int64_t attempt, int code,
                      const char *text, const json_t *result, const struct queue_limits *limits,
                      struct err *err);

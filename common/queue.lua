@@ -7,7 +7,7 @@
 -- Times are Redis' own, in milliseconds. Read from the bottom: the last lines are the table of contents.
 
 -- major * 1000 + minor; raise the minor with every change, the major when old programs must not use it
-local VERSION = 1001
+local VERSION = 1002
 
 local LEVEL = 2 ^ 44      -- scores of the waiting: (9 - priority) * LEVEL + place in the line
 local MIDDLE = 2 ^ 43     -- place of the first ever; the front of a line grows down from it
@@ -403,10 +403,29 @@ local function first_fit(b, a)
     end
 end
 
+local function handed_out(b, id, job, attempt)
+    return answer('OK', {got = true, quiet = false, attempt = attempt, fails = tonumber(job.fails),
+        deaths = tonumber(job.deaths), run = tonumber(job.dr)}, redis.call('HGET', b .. ':job:' .. id, 'rec'))
+end
+
+-- The job that this very claim was given before, when the answer was lost on its way.
+local function claimed_before(b, me, a)
+    local id = a.token and a.token ~= '' and redis.call('HGET', me, 'job')
+    local job = id and job_of(b, id, 'worker', 'claim', 'fails', 'deaths', 'dr')
+    if job and job.state == 'running' and job.worker == a.worker and job.claim == a.token then
+        return id, job
+    end
+end
+
 local function claim(keys, args)
     local b, a, t = keys[1], cmsgpack.unpack(args[1]), now()
     local me = b .. ':worker:' .. a.worker
     local known = redis.call('EXISTS', me) == 1
+    local mine, held = claimed_before(b, me, a)
+    if mine then
+        redis.call('ZADD', b .. ':lease', t + a.lease, mine)
+        return handed_out(b, mine, held, held.attempt)
+    end
     if known and redis.call('HGET', me, 'quiet') == '1' then
         return answer('OK', {got = false, quiet = true})
     end
@@ -420,7 +439,8 @@ local function claim(keys, args)
     local attempt, dr = job.attempt + 1, tonumber(job.dr)
     leave_all(b, id)
     redis.call('ZADD', b .. ':lease', t + a.lease, id)
-    redis.call('HSET', b .. ':job:' .. id, 'state', 'running', 'attempt', attempt, 'start', t, 'worker', a.worker)
+    redis.call('HSET', b .. ':job:' .. id, 'state', 'running', 'attempt', attempt, 'start', t, 'worker', a.worker,
+        'claim', a.token or '')
     if dr > 0 then
         redis.call('ZADD', b .. ':clock', t + dr, id)
     end
@@ -431,8 +451,7 @@ local function claim(keys, args)
         wake(b)
     end
     event(b, t, id, 'claim', 'running', attempt, {worker = a.worker})
-    return answer('OK', {got = true, quiet = false, attempt = attempt, fails = tonumber(job.fails),
-        deaths = tonumber(job.deaths), run = dr}, redis.call('HGET', b .. ':job:' .. id, 'rec'))
+    return handed_out(b, id, job, attempt)
 end
 
 local function renew(keys, args)
@@ -526,8 +545,10 @@ local function settle(keys, args)
         count(b, 'n_lost', -1)
         return answer('OK', {state = other.state}) -- said again: the answer of the first time
     end
-    if not job then
-        if other and a.verdict == 'ok' then
+    if not job and not other then
+        return answer('NOTFOUND') -- deleted: nobody will ask for its files
+    elseif not job then
+        if a.verdict == 'ok' then
             keep_late(b, a)
         end
         return answer('LOST')

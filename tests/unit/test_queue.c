@@ -725,6 +725,37 @@ static void test_workers(void **state)
     assert_int_equal(stat_of("workers"), 0);
 }
 
+/* The answer to a claim was lost: the same claim again gets the same job, another one the next. */
+static void test_claim_again(void **state)
+{
+    (void)state;
+    NEED_SERVER();
+    json_t *info = json_pack("{s:s}", "generators", "avatar");
+    struct queue_claimed c;
+    enum job_state s;
+    submit("a", 5);
+    submit("b", 5);
+    assert_int_equal(queue_cmd_hello(&cmd, &queue, "w7", 1000, info, &err), 0);
+    send();
+    json_decref(info);
+    static const char *const tokens[] = {"t1", "t1", "t2"};
+    struct queue_offer offer = {.worker = "w7", .generators = "avatar", .bytes = 1000, .lease_ms = 15000};
+    for (int i = 0; i < 3; i++) {
+        offer.token = tokens[i];
+        assert_int_equal(queue_cmd_claim(&cmd, &queue, &offer, &err), 0);
+        send();
+        assert_int_equal(queue_read_claim(reply.data, reply.len, &c, &err), 0);
+        assert_true(c.got);
+        assert_string_equal(c.job.id, i < 2 ? "a" : "b");
+        assert_int_equal(c.attempt, 1);
+        assert_int_equal(c.deaths, 0);
+        job_done(&c.job);
+    }
+    assert_int_equal(settle("a", 1, 0, &s), 0);
+    assert_int_equal(settle("gone", 1, 0, &s), ERR_NOTFOUND);
+    err_clear(&err);
+}
+
 static void test_list(void **state)
 {
     (void)state;
@@ -955,6 +986,7 @@ int main(void)
         T(test_forget),
         T(test_pause_and_purge),
         T(test_workers),
+        T(test_claim_again),
         T(test_list),
         T(test_events),
         T(test_wake),
