@@ -7,6 +7,8 @@
 #include "common/schema.h"
 #include "common/str.h"
 
+#define NAMES_MAX 64
+
 static const struct {
     const char *word, *field;
 } shorts[] = {{"steps", "num_inference_steps"},
@@ -106,6 +108,29 @@ static int common_option(struct cli *c, const char *name, const char *given, int
     return 0;
 }
 
+/* word: as it was typed; name: its name, with underscores. */
+static int unknown(const struct cli *c, const char *word, const char *name, const struct arg *own, bool request,
+                   struct err *err)
+{
+    const char *list[NAMES_MAX] = {"json", "help", "server", "config", conf_nearest(CONF_CLI, name)};
+    const struct schema *s = schema_find("avatar");
+    char flag[64];
+    size_t n = list[4] ? 5 : 4;
+    for (const struct arg *a = own; a && a->name && n < NAMES_MAX - 1; a++)
+        list[n++] = a->name;
+    for (size_t i = 0; request && i < sizeof shorts / sizeof *shorts && n < NAMES_MAX - 1; i++)
+        list[n++] = shorts[i].word;
+    for (size_t i = 0; request && i < s->n_fields && n < NAMES_MAX - 1; i++)
+        list[n++] = s->fields[i].name;
+    const char *best = str_nearest(name, list);
+    if (!best)
+        return err_set(err, ERR_INVALID, "there is no option %s: see troupe %s --help", word, c->name);
+    str_copy(flag, sizeof flag, best);
+    for (char *p = flag; *p; p++)
+        *p = *p == '_' ? '-' : *p;
+    return err_set(err, ERR_INVALID, "there is no option %s; did you mean --%s?", word, flag);
+}
+
 static int option(struct cli *c, int argc, char **argv, int *i, const struct arg *own, struct args_rest *r,
                   struct err *err)
 {
@@ -119,7 +144,7 @@ static int option(struct cli *c, int argc, char **argv, int *i, const struct arg
     if (rc == 0 && (rc = conf_flag(&c->conf, CONF_CLI, argc, argv, i, err)) > 0)
         --*i; /* it stands on the next word already */
     if (rc == 0)
-        rc = err_set(err, ERR_INVALID, "unknown option %s: see troupe %s --help", argv[*i], c->name);
+        rc = unknown(c, argv[*i], name, own, r->fields != NULL, err);
     return rc < 0 ? rc : 0;
 }
 

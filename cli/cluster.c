@@ -201,12 +201,12 @@ static void child_main(const struct cluster *k, const struct child *ch, int log_
     dup2(null_fd, 0);
     dup2(log_fd, 1);
     dup2(log_fd, 2);
-    sigset_t none;
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGINT, SIG_DFL);
     signal(SIGTERM, SIG_DFL);
     signal(SIGPIPE, SIG_DFL);
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL); /* what came in between counts now */
     execve(ch->program, ch->argv, k->env);
     _exit(127);
 }
@@ -216,9 +216,13 @@ static int child_start(const struct cluster *k, struct child *ch, struct err *er
     int fd = open(ch->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     if (fd < 0)
         return err_set(err, ERR_IO, "%s: %s", ch->log, strerror(errno));
+    sigset_t all, before; /* a stop that comes before the child has its own handlers would be lost in ours */
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &before);
     pid_t parent = getpid(), pid = fork();
     if (pid == 0)
         child_main(k, ch, fd, parent);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     close(fd);
     if (pid < 0)
         return err_set(err, ERR_NOMEM, "%s cannot be started: %s", ch->title, strerror(errno));

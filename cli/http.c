@@ -74,10 +74,11 @@ static int no_answer(const struct call *h, const struct cli *c, CURLcode e, stru
 static int refused(const struct call *h, long status, struct err *err)
 {
     json_t *v = NULL;
-    const char *detail = NULL, *title = NULL;
+    const char *detail = NULL, *title = NULL, *name = NULL;
     if (h->answer.data && json_parse(h->answer.data, h->answer.len, 16, &v, NULL) == 0) {
         detail = json_string_value(json_object_get(v, "detail"));
         title = json_string_value(json_object_get(v, "title"));
+        name = json_string_value(json_object_get(v, "code"));
     }
     int code = status == 404                    ? ERR_NOTFOUND
                : status == 401                  ? ERR_AUTH
@@ -86,6 +87,8 @@ static int refused(const struct call *h, long status, struct err *err)
                : status == 422 || status == 400 ? ERR_INVALID
                : status == 429                  ? ERR_LIMIT
                                                 : ERR_IO;
+    if (name)
+        code = err_parse(name);
     if (detail || title)
         err_set(err, code, "%s", detail ? detail : title);
     else

@@ -80,6 +80,17 @@ static int load(struct cli *c, int argc, char **argv, struct err *err)
     return rc;
 }
 
+static int no_command(const char *name)
+{
+    const char *list[N_COMMANDS + 4] = {"version", "completion", "help"};
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        list[3 + i] = commands[i].name;
+    const char *best = str_nearest(name, list);
+    fprintf(stderr, "troupe: there is no command \"%s\"%s%s%s\n", name, best ? "; did you mean " : "", best ? best : "",
+            best ? "?" : "");
+    return help(stderr);
+}
+
 int main(int argc, char **argv)
 {
     struct cli c = {0};
@@ -100,6 +111,5 @@ int main(int argc, char **argv)
         c.name = name;
         return load(&c, argc, argv, &err) < 0 ? cli_fail(&c, &err) : commands[i].run(&c, argc - 2, argv + 2);
     }
-    fprintf(stderr, "troupe: there is no command \"%s\"\n", name);
-    return help(stderr);
+    return no_command(name);
 }

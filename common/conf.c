@@ -151,6 +151,12 @@ int conf_set(struct conf *c, const char *name, const char *value, struct err *er
     return set_row(c, r, value, err);
 }
 
+const char *conf_nearest(unsigned programs, const char *name)
+{
+    const char *best = nearest(name, programs);
+    return *best ? best : NULL;
+}
+
 int conf_get(const struct conf *c, const char *name, char *ret, size_t size)
 {
     const struct row *r = find(name);

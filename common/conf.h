@@ -124,6 +124,8 @@ int conf_environment(struct conf *c, unsigned program, const char *file, struct 
 int conf_flag(struct conf *c, unsigned program, int argc, char **argv, int *i, struct err *err);
 /* One setting by name ("web_port" or "web-port"). ERR_INVALID names it, the value, and what is allowed. */
 int conf_set(struct conf *c, const char *name, const char *value, struct err *err);
+/* The setting of these programs that was most likely meant ("web_port"); NULL when none is close. */
+const char *conf_nearest(unsigned programs, const char *name);
 /* A setting's value as text, for handing on to a child program's environment. ERR_NOTFOUND. */
 int conf_get(const struct conf *c, const char *name, char *ret, size_t size);
 /* Calls fn for each setting whose value differs from its default, as ("TROUPE_PORT", "8000"). */

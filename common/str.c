@@ -147,6 +147,20 @@ int str_distance(const char *a, const char *b, int limit)
     return least(row[n % 3][m], limit);
 }
 
+const char *str_nearest(const char *name, const char *const *list)
+{
+    const char *best = NULL;
+    int fewest = strlen(name) < 6 ? (int)strlen(name) / 2 + 1 : 4; /* more changes than that are no help */
+    for (; *list; list++) {
+        int n = str_distance(name, *list, fewest);
+        if (n < fewest) {
+            fewest = n;
+            best = *list;
+        }
+    }
+    return best;
+}
+
 const char *str_bytes(char *dst, size_t size, uint64_t bytes)
 {
     static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB"};

@@ -24,6 +24,8 @@ bool str_utf8_ok(const char *s, size_t n); /* RFC 3629: no overlong forms, no su
 /* How many letters must be changed, added, dropped or swapped with a neighbour to get b from a ('-' and '_' are one);
  * limit when that many or more. For "did you mean". */
 int str_distance(const char *a, const char *b, int limit);
+/* The name of the list (NULL at its end) that was most likely meant; NULL when none is close. */
+const char *str_nearest(const char *name, const char *const *list);
 
 /* "1.5 GiB", "812 B": for people. Returns dst. */
 const char *str_bytes(char *dst, size_t size, uint64_t bytes);

@@ -10,6 +10,7 @@
 #include "kernels/ops.h"
 #include "common/str.h"
 #include "worker/command.h"
+#include "worker/command_words.h"
 
 struct row {
     const char *op, *shape;
@@ -149,55 +150,75 @@ static void print(const struct device *d, const struct row *row, size_t n, bool 
     json_decref(all);
 }
 
-static int read_words(int argc, char **argv, const char **ret_device, struct device_options *o,
-                      bool *ret_json, struct err *err)
+enum { JSON, HELP, FLAGS, DEVICE = FLAGS, THREADS, PRECISION };
+static const char *const options[] = {[JSON] = "json",       [HELP] = "help",           [DEVICE] = "device",
+                                      [THREADS] = "threads", [PRECISION] = "precision", NULL};
+static const char usage[] = "usage: troupe bench [options]\n\nTimes the operations on this machine.\n\n"
+                            "  --device D      cpu or cpu_ref [cpu]\n"
+                            "  --threads N     CPU threads; 0: all [0]\n"
+                            "  --precision P   of linear weights: f32 or bf16 [f32]\n"
+                            "  --json          answer as one JSON value\n";
+
+struct wanted {
+    const char *device;
+    struct device_options o;
+    bool json, help;
+};
+
+static int take(struct wanted *w, int option, const char *value, struct err *err)
 {
-    for (int i = 1; i < argc; i++) {
-        const char *value = i + 1 < argc ? argv[i + 1] : "";
-        int64_t n;
-        if (strcmp(argv[i], "--json") == 0) {
-            *ret_json = true;
-            continue;
-        }
-        if (strcmp(argv[i], "--device") == 0 && *value)
-            *ret_device = value;
-        else if (strcmp(argv[i], "--threads") == 0 && str_parse_i64(value, 0, 1024, &n) == 0)
-            o->n_threads = (int)n;
-        else if (strcmp(argv[i], "--precision") == 0 &&
-                 (strcmp(value, "bf16") == 0 || strcmp(value, "f32") == 0))
-            o->precision = *value == 'b' ? DEVICE_BF16 : DEVICE_F32;
-        else
-            return err_set(err, ERR_INVALID,
-                           "%s: usage: troupe bench [--device cpu|cpu_ref] [--threads N] "
-                           "[--precision f32|bf16] [--json]",
-                           argv[i]);
-        i++;
-    }
+    int64_t n = 0;
+    w->json |= option == JSON;
+    w->help |= option == HELP;
+    if (option == DEVICE)
+        w->device = value;
+    if (option == THREADS && str_parse_i64(value, 0, 1024, &n) < 0)
+        return err_set(err, ERR_INVALID, "--threads: %s is not a number from 0 to 1024", value);
+    if (option == THREADS)
+        w->o.n_threads = (int)n;
+    if (option == PRECISION && strcmp(value, "bf16") != 0 && strcmp(value, "f32") != 0)
+        return err_set(err, ERR_INVALID, "--precision: f32 and bf16 are allowed, not %s", value);
+    if (option == PRECISION)
+        w->o.precision = *value == 'b' ? DEVICE_BF16 : DEVICE_F32;
     return 0;
+}
+
+static int read_words(struct wanted *w, int argc, char **argv, struct err *err)
+{
+    const char *value;
+    int rc = 0, option;
+    for (int i = 1; i < argc && rc == 0; i++) {
+        rc = command_words_next(options, FLAGS, argc, argv, &i, &option, &value, err);
+        if (rc == 0)
+            rc = take(w, option, value, err);
+    }
+    return rc;
 }
 
 int command_bench(int argc, char **argv)
 {
-    const char *kind = "cpu";
-    struct device_options o = {0};
+    struct wanted w = {.device = "cpu"};
     struct device *d = NULL;
     struct row row[16];
     struct run r = {0};
     struct err err = {0};
-    bool json = false;
-    int rc = read_words(argc, argv, &kind, &o, &json, &err);
+    int rc = read_words(&w, argc, argv, &err);
     if (rc == ERR_INVALID) {
         fprintf(stderr, "troupe bench: %s\n", err.text);
         return 2;
     }
-    rc = device_open(&d, kind, &o, &err);
+    if (w.help) {
+        fputs(usage, stdout);
+        return 0;
+    }
+    rc = device_open(&d, w.device, &w.o, &err);
     if (rc == 0)
         rc = run_init(&r, d, 0, &err);
     if (rc == 0) {
         size_t n = bench_all(&r, row);
         rc = r.err.code;
         if (rc == 0)
-            print(d, row, n, json);
+            print(d, row, n, w.json);
         else
             err_set(&err, rc, "%s", r.err.text);
         run_done(&r);

@@ -6,6 +6,7 @@
 #include "common/schema.h"
 #include "common/str.h"
 #include "worker/command.h"
+#include "worker/command_words.h"
 #include "worker/media/size.h"
 #include "worker/model/avatar.h"
 
@@ -17,10 +18,22 @@ struct planning {
 };
 
 static const char usage[] =
-    "usage: troupe plan (--ckpts DIR | --dims full) [--size N|WxH] [--frames N] [--steps N] [--fp8] "
-    "[--json]\n\n"
-    "Memory and work of one video by stage, before anything runs. --dims full needs no weights.\n"
-    "A size N is planned for a square picture. One rank: --ranks above 1 comes with the GPU table.\n";
+    "usage: troupe plan (--ckpts DIR | --dims full) [options]\n\n"
+    "Memory and work of one video by stage, before anything runs.\n\n"
+    "  --ckpts DIR     folder of the weights to plan for\n"
+    "  --dims full     the published model instead; needs no weights [full]\n"
+    "  --size N        area class, planned for a square picture, or WxH [704]\n"
+    "  --frames N      length in frames [129]\n"
+    "  --steps N       denoising steps [50]\n"
+    "  --fp8           with the fp8 transformer\n"
+    "  --preset P      auto or cpu [auto]\n"
+    "  --ranks N       1: more come with the GPU table [1]\n"
+    "  --json          answer as one JSON value\n";
+
+enum { JSON, FP8, HELP, FLAGS, CKPTS = FLAGS, DIMS, SIZE, FRAMES, STEPS, PRESET, RANKS };
+static const char *const options[] = {[JSON] = "json",     [FP8] = "fp8",       [HELP] = "help",   [CKPTS] = "ckpts",
+                                      [DIMS] = "dims",     [SIZE] = "size",     [FRAMES] = "frames", [STEPS] = "steps",
+                                      [PRESET] = "preset", [RANKS] = "ranks",   NULL};
 
 static int take_size(struct planning *p, const char *text, struct err *err)
 {
@@ -42,56 +55,68 @@ static int take_number(const char *name, const char *text, int64_t max, int64_t 
     return err_set(err, ERR_INVALID, "%s: %s is not a number from 1 to %lld", name, text, (long long)max);
 }
 
-/* One option with its value. ERR_INVALID for an unknown one. */
-static int take(struct planning *p, const char *name, const char *value, struct err *err)
+static int take_ranks(const char *text, struct err *err)
 {
-    int64_t ranks;
-    if (!value)
-        return err_set(err, ERR_INVALID, "%s needs a value", name);
-    if (strcmp(name, "--ckpts") == 0) {
+    int64_t ranks = 1;
+    int rc = take_number("--ranks", text, 64, &ranks, err);
+    if (rc < 0 || ranks == 1)
+        return rc;
+    return err_set(err, ERR_UNSUPPORTED, "--ranks: groups are not in this version: plan one rank");
+}
+
+static int take_preset(const char *text, struct err *err)
+{
+    if (strcmp(text, "auto") == 0 || strcmp(text, "cpu") == 0)
+        return 0;
+    return err_set(err, ERR_UNSUPPORTED, "--preset: auto and cpu are in this version, not %s", text);
+}
+
+static int take_dims(struct planning *p, const char *text, struct err *err)
+{
+    p->ckpts = NULL;
+    if (strcmp(text, "full") == 0)
+        return 0;
+    return err_set(err, ERR_INVALID, "--dims: only \"full\" is known without weights; --ckpts DIR plans the model of a folder");
+}
+
+static int take(struct planning *p, int option, const char *value, struct err *err)
+{
+    switch (option) {
+    case JSON:
+        p->json = true;
+        return 0;
+    case FP8:
+        p->fp8 = true;
+        return 0;
+    case HELP:
+        p->help = true;
+        return 0;
+    case CKPTS:
         p->ckpts = value;
-    } else if (strcmp(name, "--dims") == 0) {
-        p->ckpts = NULL;
-        return strcmp(value, "full") == 0 ? 0
-                                          : err_set(err, ERR_INVALID,
-                                                    "--dims: only \"full\" is known without weights; "
-                                                    "--ckpts DIR plans the model of a folder");
-    } else if (strcmp(name, "--size") == 0) {
+        return 0;
+    case DIMS:
+        return take_dims(p, value, err);
+    case SIZE:
         return take_size(p, value, err);
-    } else if (strcmp(name, "--frames") == 0) {
-        return take_number(name, value, 100000, &p->frames, err);
-    } else if (strcmp(name, "--steps") == 0) {
-        return take_number(name, value, 100, &p->steps, err);
-    } else if (strcmp(name, "--ranks") == 0) {
-        int rc = take_number(name, value, 64, &ranks, err);
-        return rc < 0 || ranks == 1
-                   ? rc
-                   : err_set(err, ERR_UNSUPPORTED, "--ranks: groups are not in this version: plan one rank");
-    } else if (strcmp(name, "--preset") == 0) {
-        return strcmp(value, "auto") == 0 || strcmp(value, "cpu") == 0
-                   ? 0
-                   : err_set(err, ERR_UNSUPPORTED, "--preset: auto and cpu are in this version, not %s",
-                             value);
-    } else {
-        return err_set(err, ERR_INVALID, "unknown option %s: see troupe plan --help", name);
+    case FRAMES:
+        return take_number("--frames", value, 100000, &p->frames, err);
+    case STEPS:
+        return take_number("--steps", value, 100, &p->steps, err);
+    case PRESET:
+        return take_preset(value, err);
+    default:
+        return take_ranks(value, err);
     }
-    return 0;
 }
 
 static int read_words(struct planning *p, int argc, char **argv, struct err *err)
 {
-    int rc = 0;
+    const char *value;
+    int rc = 0, option;
     for (int i = 1; i < argc && rc == 0; i++) {
-        if (strcmp(argv[i], "--json") == 0)
-            p->json = true;
-        else if (strcmp(argv[i], "--fp8") == 0)
-            p->fp8 = true;
-        else if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
-            p->help = true;
-        else {
-            rc = take(p, argv[i], i + 1 < argc ? argv[i + 1] : NULL, err);
-            i++;
-        }
+        rc = command_words_next(options, FLAGS, argc, argv, &i, &option, &value, err);
+        if (rc == 0)
+            rc = take(p, option, value, err);
     }
     return rc;
 }
