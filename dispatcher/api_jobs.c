@@ -10,6 +10,7 @@
 #include "common/schema.h"
 #include "common/sha256.h"
 #include "common/str.h"
+#include "dispatcher/api_ops.h"
 #include "dispatcher/events.h"
 #include "dispatcher/reply.h"
 #include "dispatcher/server.h"
@@ -31,18 +32,6 @@ const char *api_jobs_id(struct request *r)
     err_set(&err, ERR_NOTFOUND, "no job %.80s is here", r->param[0]);
     reply_error(r, &err);
     return NULL;
-}
-
-/* Sends c, or answers why it could not be built. */
-static void send_or_answer(struct request *r, int rc, struct queue_cmd *c, const struct err *err, backend_fn fn)
-{
-    if (rc < 0) {
-        reply_error(r, err);
-        queue_cmd_done(c);
-    } else {
-        request_park(r);
-        backend_send(r->app->backend, c, fn, r);
-    }
 }
 
 /* ---- submit ---- */
@@ -327,7 +316,7 @@ void api_jobs_fetch(struct request *r, bool history, backend_fn fn)
     struct queue_cmd c = {0};
     struct err err = {0};
     int rc = queue_cmd_get(&c, &r->app->queue, r->param[0], history, &err);
-    send_or_answer(r, rc, &c, &err, fn);
+    backend_ask(r, rc, &c, &err, fn);
 }
 
 void api_jobs_get(struct request *r)
@@ -394,7 +383,7 @@ void api_jobs_list(struct request *r)
         rc = err_set(&err, ERR_INVALID, "limit: %.40s is not a whole number from 1 to %d", limit, LIST_MAX);
     if (rc == 0)
         rc = queue_cmd_list(&c, &r->app->queue, state ? (int)s : -1, cursor ? cursor : "", (int)n, &err);
-    send_or_answer(r, rc, &c, &err, on_listed);
+    backend_ask(r, rc, &c, &err, on_listed);
 }
 
 static void on_cancelled(void *arg, int rc, const void *bytes, size_t len, const struct err *why)
@@ -417,7 +406,7 @@ void api_jobs_cancel(struct request *r)
     struct err err = {0};
     const char *id = api_jobs_id(r);
     if (id)
-        send_or_answer(r, queue_cmd_cancel(&c, &r->app->queue, id, "client", &err), &c, &err, on_cancelled);
+        backend_ask(r, queue_cmd_cancel(&c, &r->app->queue, id, "client", &err), &c, &err, on_cancelled);
 }
 
 static void on_retried(void *arg, int rc, const void *bytes, size_t len, const struct err *why)
@@ -438,20 +427,7 @@ void api_jobs_retry(struct request *r)
     struct err err = {0};
     const char *id = api_jobs_id(r);
     if (id)
-        send_or_answer(r, queue_cmd_retry(&c, &r->app->queue, id, &err), &c, &err, on_retried);
-}
-
-static void on_why(void *arg, int rc, const void *bytes, size_t len, const struct err *why)
-{
-    struct request *r = arg;
-    struct err err = *why;
-    json_t *o = NULL;
-    if (rc == 0)
-        rc = queue_read_object(bytes, len, &o, &err);
-    if (rc < 0)
-        reply_error(r, &err);
-    else
-        reply_json(r, 200, o);
+        backend_ask(r, queue_cmd_retry(&c, &r->app->queue, id, &err), &c, &err, on_retried);
 }
 
 void api_jobs_why(struct request *r)
@@ -460,7 +436,7 @@ void api_jobs_why(struct request *r)
     struct err err = {0};
     const char *id = api_jobs_id(r);
     if (id)
-        send_or_answer(r, queue_cmd_why(&c, &r->app->queue, id, &err), &c, &err, on_why);
+        backend_ask(r, queue_cmd_why(&c, &r->app->queue, id, &err), &c, &err, api_ops_object);
 }
 
 /* Delete: is it there and over? then the files, in a pool thread, then the record. A death between the two leaves a
@@ -496,7 +472,7 @@ static void remove_after(uv_work_t *w, int status)
     (void)status;
     if (!x->err.code)
         queue_cmd_delete(&c, &x->r->app->queue, x->r->param[0], &x->err);
-    send_or_answer(x->r, x->err.code, &c, &x->err, on_deleted);
+    backend_ask(x->r, x->err.code, &c, &x->err, on_deleted);
 }
 
 static void on_deletable(void *arg, int rc, const void *bytes, size_t len, const struct err *why)

@@ -13,20 +13,9 @@
 #include "dispatcher/server.h"
 #include "dispatcher/view.h"
 
-static void send_or_answer(struct request *r, int rc, struct queue_cmd *c, const struct err *err, backend_fn fn)
-{
-    if (rc < 0) {
-        reply_error(r, err);
-        queue_cmd_done(c);
-    } else {
-        request_park(r);
-        backend_send(r->app->backend, c, fn, r);
-    }
-}
-
 /* ---- objects of the queue, shown as they are ---- */
 
-static void on_object(void *arg, int rc, const void *bytes, size_t len, const struct err *why)
+void api_ops_object(void *arg, int rc, const void *bytes, size_t len, const struct err *why)
 {
     struct err err = *why;
     json_t *o = NULL;
@@ -42,7 +31,7 @@ void api_ops_queue(struct request *r)
 {
     struct queue_cmd c = {0};
     struct err err = {0};
-    send_or_answer(r, queue_cmd_stats(&c, &r->app->queue, &err), &c, &err, on_object);
+    backend_ask(r, queue_cmd_stats(&c, &r->app->queue, &err), &c, &err, api_ops_object);
 }
 
 static void on_workers(void *arg, int rc, const void *bytes, size_t len, const struct err *why)
@@ -68,7 +57,7 @@ void api_ops_workers(struct request *r)
 {
     struct queue_cmd c = {0};
     struct err err = {0};
-    send_or_answer(r, queue_cmd_workers(&c, &r->app->queue, &err), &c, &err, on_workers);
+    backend_ask(r, queue_cmd_workers(&c, &r->app->queue, &err), &c, &err, on_workers);
 }
 
 static void on_ok(void *arg, int rc, const void *bytes, size_t len, const struct err *why)
@@ -86,7 +75,7 @@ static void pause_or_resume(struct request *r, bool paused)
 {
     struct queue_cmd c = {0};
     struct err err = {0};
-    send_or_answer(r, queue_cmd_pause(&c, &r->app->queue, paused, &err), &c, &err, on_ok);
+    backend_ask(r, queue_cmd_pause(&c, &r->app->queue, paused, &err), &c, &err, on_ok);
 }
 
 void api_ops_pause(struct request *r)
@@ -105,7 +94,7 @@ void api_ops_quiet(struct request *r)
     struct err err = {0};
     const char *off = request_query(r, "off");
     int rc = queue_cmd_quiet(&c, &r->app->queue, r->param[0], !off || *off == '0', &err);
-    send_or_answer(r, rc, &c, &err, on_ok);
+    backend_ask(r, rc, &c, &err, on_ok);
 }
 
 static void on_purged(void *arg, int rc, const void *bytes, size_t len, const struct err *why)
@@ -124,7 +113,7 @@ void api_ops_purge(struct request *r)
 {
     struct queue_cmd c = {0};
     struct err err = {0};
-    send_or_answer(r, queue_cmd_purge(&c, &r->app->queue, &err), &c, &err, on_purged);
+    backend_ask(r, queue_cmd_purge(&c, &r->app->queue, &err), &c, &err, on_purged);
 }
 
 /* ---- metrics ---- */
@@ -211,7 +200,7 @@ void api_ops_metrics(struct request *r)
 {
     struct queue_cmd c = {0};
     struct err err = {0};
-    send_or_answer(r, queue_cmd_stats(&c, &r->app->queue, &err), &c, &err, on_stats);
+    backend_ask(r, queue_cmd_stats(&c, &r->app->queue, &err), &c, &err, on_stats);
 }
 
 /* ---- health ---- */
@@ -249,5 +238,5 @@ void api_ops_ping(struct request *r)
 {
     struct queue_cmd c = {0};
     struct err err = {0};
-    send_or_answer(r, queue_cmd_stats(&c, &r->app->queue, &err), &c, &err, on_ping);
+    backend_ask(r, queue_cmd_stats(&c, &r->app->queue, &err), &c, &err, on_ping);
 }

@@ -2,6 +2,7 @@
 #ifndef DISPATCHER_API_OPS_H
 #define DISPATCHER_API_OPS_H
 
+#include "dispatcher/backend.h"
 #include "dispatcher/request.h"
 
 void api_ops_queue(struct request *r);
@@ -14,5 +15,8 @@ void api_ops_metrics(struct request *r);
 void api_ops_live(struct request *r);  /* never asks Redis: an outage of it must not restart the fleet */
 void api_ops_ready(struct request *r);
 void api_ops_ping(struct request *r);
+
+/* A backend_fn whose arg is a request: shows the queue's object (why, stats) as it is. */
+void api_ops_object(void *arg, int rc, const void *bytes, size_t len, const struct err *why);
 
 #endif

@@ -11,6 +11,7 @@
 #include "common/redis_url.h"
 #include "common/str.h"
 #include "dispatcher/events.h"
+#include "dispatcher/reply.h"
 
 enum {
     EXPIRE_MS = 1000, /* also: how soon a refused server is looked at again */
@@ -22,7 +23,7 @@ struct backend {
     struct app *app;
     struct redis_async *conn;
     uv_timer_t tick, first;
-    int n_handles;
+    int n_refs; /* handles that are not closed, files that are being removed in the pool */
     bool ready, checking, told;
     void (*on_first)(struct app *app, int rc, const struct err *err);
     struct err why;
@@ -220,12 +221,29 @@ void backend_send(struct backend *b, struct queue_cmd *c, backend_fn fn, void *a
     command(b, c, on_reply, k);
 }
 
+void backend_ask(struct request *r, int rc, struct queue_cmd *c, const struct err *err, backend_fn fn)
+{
+    if (rc < 0) {
+        reply_error(r, err);
+        queue_cmd_done(c);
+    } else {
+        request_park(r);
+        backend_send(r->app->backend, c, fn, r);
+    }
+}
+
 void backend_send_raw(struct backend *b, struct queue_cmd *c, redis_async_fn fn, void *arg)
 {
     command(b, c, fn, arg);
 }
 
 /* ---- the queue's timer ---- */
+
+static void backend_unref(struct backend *b)
+{
+    if (--b->n_refs == 0)
+        mem_free(b);
+}
 
 static void on_deleted(void *arg, int rc, const void *bytes, size_t len, const struct err *err)
 {
@@ -262,6 +280,7 @@ static void forget_after(uv_work_t *w, int status)
         queue_cmd_done(&c);
     }
     json_decref(f->ids);
+    backend_unref(f->b);
     mem_free(f);
 }
 
@@ -283,8 +302,10 @@ static void on_expired(void *arg, int rc, const void *bytes, size_t len, const s
     f->b = b;
     f->ids = x.forget;
     f->work.data = f;
+    b->n_refs++;
     str_copy(f->volume, sizeof f->volume, b->app->conf.volume);
     if (uv_queue_work(b->app->loop, &f->work, forget_work, forget_after) < 0) {
+        b->n_refs--;
         json_decref(f->ids);
         mem_free(f);
     }
@@ -337,7 +358,7 @@ int backend_new(struct app *app, unsigned wait_ms, void (*on_first)(struct app *
     uv_timer_init(app->loop, &b->tick);
     uv_timer_init(app->loop, &b->first);
     b->tick.data = b->first.data = b;
-    b->n_handles = 2;
+    b->n_refs = 2;
     uv_timer_start(&b->tick, on_tick, EXPIRE_MS, EXPIRE_MS);
     uv_timer_start(&b->first, on_first_late, wait_ms, 0);
     *ret = b;
@@ -346,9 +367,7 @@ int backend_new(struct app *app, unsigned wait_ms, void (*on_first)(struct app *
 
 static void on_closed(uv_handle_t *h)
 {
-    struct backend *b = h->data;
-    if (--b->n_handles == 0)
-        mem_free(b);
+    backend_unref(h->data);
 }
 
 void backend_free(struct backend *b)
@@ -356,6 +375,7 @@ void backend_free(struct backend *b)
     if (!b)
         return;
     b->told = true;
+    b->ready = false; /* what comes back from the pool sends nothing more */
     redis_async_free(b->conn);
     uv_close((uv_handle_t *)&b->tick, on_closed);
     uv_close((uv_handle_t *)&b->first, on_closed);

@@ -18,6 +18,7 @@
 #include "common/queue.h"
 #include "dispatcher/app.h"
 #include "dispatcher/redis_async.h"
+#include "dispatcher/request.h"
 
 typedef void (*backend_fn)(void *arg, int rc, const void *bytes, size_t len, const struct err *err);
 
@@ -29,7 +30,9 @@ void backend_free(struct backend *b);
 
 bool backend_ready(const struct backend *b);
 void backend_send(struct backend *b, struct queue_cmd *c, backend_fn fn, void *arg);
-/* The same for commands whose reply is not one string (the event stream's replay). */
+/* For a handler that has just built c: parks r and sends c (arg is r); or answers why it was not built (rc < 0). */
+void backend_ask(struct request *r, int rc, struct queue_cmd *c, const struct err *err, backend_fn fn);
+/* backend_send for commands whose reply is not one string (the event stream's replay). */
 void backend_send_raw(struct backend *b, struct queue_cmd *c, redis_async_fn fn, void *arg);
 double backend_rtt_s(const struct backend *b); /* of the last command; 0: none yet */
 uint64_t backend_n_lost(const struct backend *b); /* connections lost since start */

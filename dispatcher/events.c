@@ -208,7 +208,9 @@ static void read_next(struct events *ev)
 
 static void on_up(void *arg)
 {
-    read_next(arg);
+    struct events *ev = arg;
+    uv_timer_stop(&ev->again); /* of the connection before: one reader is enough, two would tell all twice */
+    read_next(ev);
 }
 
 void events_resync(struct events *ev)
