@@ -186,17 +186,23 @@ static int add_reply(struct buf *b, const redisReply *reply)
     }
 }
 
-static int call_once(struct redis_sync *r, const struct queue_cmd *cmd, int64_t timeout_ms, struct buf *reply,
-                     struct err *err)
+static int call_words(struct redis_sync *r, int argc, const char *const *argv, const size_t *argv_len,
+                      int64_t timeout_ms, struct buf *reply, struct err *err)
 {
     redisReply *got = NULL;
-    int rc = command(r, cmd->argc, cmd->argv, cmd->argv_len, timeout_ms, &got, err);
+    int rc = command(r, argc, argv, argv_len, timeout_ms, &got, err);
     if (rc < 0)
         return rc;
     buf_clear(reply);
     rc = add_reply(reply, got);
     freeReplyObject(got);
     return rc < 0 ? err_set(err, rc, "Redis' answer: %s", err_text(rc)) : 0;
+}
+
+static int call_once(struct redis_sync *r, const struct queue_cmd *cmd, int64_t timeout_ms, struct buf *reply,
+                     struct err *err)
+{
+    return call_words(r, cmd->argc, cmd->argv, cmd->argv_len, timeout_ms, reply, err);
 }
 
 static int load_library(struct redis_sync *r, struct buf *reply, struct err *err)
@@ -298,16 +304,9 @@ int redis_sync_words(struct redis_sync *r, const char *const *words, int n_words
                      struct buf *reply, struct err *err)
 {
     size_t len[WORDS_MAX];
-    redisReply *got = NULL;
     if (n_words > WORDS_MAX)
         return err_set(err, ERR_TOOBIG, "a command has at most %d words", WORDS_MAX);
     for (int i = 0; i < n_words; i++)
         len[i] = strlen(words[i]);
-    int rc = command(r, n_words, words, len, timeout_ms, &got, err);
-    if (rc < 0)
-        return rc;
-    buf_clear(reply);
-    rc = add_reply(reply, got);
-    freeReplyObject(got);
-    return rc < 0 ? err_set(err, rc, "Redis' answer: %s", err_text(rc)) : 0;
+    return call_words(r, n_words, words, len, timeout_ms, reply, err);
 }
