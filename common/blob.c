@@ -31,13 +31,6 @@ int blob_errno(struct err *err, int errnum, const char *what, const char *path)
     return err_set(err, ERR_IO, "%s %s: %s", what, path, strerror(errnum));
 }
 
-static int make_folder(const char *path, struct err *err)
-{
-    if (mkdir(path, 0775) == 0 || errno == EEXIST)
-        return 0;
-    return blob_errno(err, errno, "make folder", path);
-}
-
 static int long_path(struct err *err)
 {
     return err_set(err, ERR_INVALID, "volume: the path is longer than %d bytes", BLOB_PATH - 1);
@@ -47,7 +40,9 @@ static int sync_folder_of(const char *path, struct err *err)
 {
     char folder[BLOB_PATH];
     const char *slash = strrchr(path, '/');
-    if (!slash || str_format(folder, sizeof(folder), "%.*s", (int)(slash - path), path) < 0)
+    if (!slash)
+        str_copy(folder, sizeof(folder), ".");
+    else if (str_format(folder, sizeof(folder), "%.*s", (int)(slash - path), path) < 0)
         return long_path(err);
     int fd = open(folder[0] ? folder : "/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
@@ -56,6 +51,14 @@ static int sync_folder_of(const char *path, struct err *err)
                                               : 0; /* EINVAL: not offered */
     close(fd);
     return rc;
+}
+
+/* A folder that was not there is made to stay: its own entry reaches the disk too. */
+static int make_folder(const char *path, struct err *err)
+{
+    if (mkdir(path, 0775) == 0)
+        return sync_folder_of(path, err);
+    return errno == EEXIST ? 0 : blob_errno(err, errno, "make folder", path);
 }
 
 /* A new file of a name that nobody else has. */
