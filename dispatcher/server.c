@@ -37,6 +37,8 @@ enum {
     POOL_BYTES = 16 * 1024,
     DRAIN_IDLE_S = 2,
     ACCEPT_PAUSE_MS = 100, /* out of descriptors: try again then */
+    LOOK_MS = 1000,        /* how often late clients are looked for */
+    BODY_MS = 3600 * 1000, /* a whole body, however slow */
 };
 
 static const uint64_t SWALLOW_MAX = 512ull << 20;
@@ -47,12 +49,20 @@ struct listener {
     int fd;
 };
 
+/* The library's own timeout is about silence; a client that sends a byte now and then is stopped by this one. */
+struct conn {
+    struct server *server;
+    int fd;
+    uint64_t deadline; /* loop time, ms, until which the headers, then the body, must be here; 0: they are */
+    struct conn *prev, *next;
+};
+
 struct server {
     struct server_opts opts;
     uv_loop_t *loop;
     struct MHD_Daemon *mhd;
     uv_poll_t poll;
-    uv_timer_t timer, pause;
+    uv_timer_t timer, pause, look;
     struct listener listener[LISTENERS];
     int n_listeners, n_handles; /* n_handles: still to be closed by the loop */
     bool accepting, draining, running, woken;
@@ -60,7 +70,56 @@ struct server {
     uint64_t answers[6];
     uint64_t body_bytes;
     struct request *first;
+    struct conn *first_conn; /* owned */
 };
+
+/* ---- connections ---- */
+
+static void conn_new(struct server *s, struct MHD_Connection *conn, void **slot)
+{
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+    struct conn *c = info ? mem_zalloc(sizeof *c) : NULL;
+    *slot = c;
+    if (!c)
+        return;
+    *c = (struct conn){.server = s, .fd = info->connect_fd, .next = s->first_conn};
+    c->deadline = uv_now(s->loop) + (uint64_t)s->opts.idle_s * 1000;
+    if (c->next)
+        c->next->prev = c;
+    s->first_conn = c;
+}
+
+static void conn_free(struct conn *c)
+{
+    if (!c)
+        return;
+    if (c->prev)
+        c->prev->next = c->next;
+    else
+        c->server->first_conn = c->next;
+    if (c->next)
+        c->next->prev = c->prev;
+    mem_free(c);
+}
+
+/* ms: how long what comes next may take; 0: as long as it wants. */
+static void conn_allow(struct server *s, struct MHD_Connection *conn, uint64_t ms)
+{
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    struct conn *c = info ? info->socket_context : NULL;
+    if (c)
+        c->deadline = ms ? uv_now(s->loop) + ms : 0;
+}
+
+/* The library sees the end of what was shut down, and closes it. */
+static void on_look(uv_timer_t *t)
+{
+    struct server *s = t->data;
+    for (struct conn *c = s->first_conn; c; c = c->next) {
+        if (c->deadline && uv_now(s->loop) > c->deadline)
+            shutdown(c->fd, SHUT_RDWR);
+    }
+}
 
 /* ---- requests ---- */
 
@@ -150,6 +209,7 @@ static enum MHD_Result on_access(void *cls, struct MHD_Connection *conn, const c
     if (!r) {
         r = request_new(cls, conn, url, method);
         *slot = r;
+        conn_allow(cls, conn, BODY_MS);
         return r ? on_begin(r) : MHD_NO;
     }
     if (*n) {
@@ -159,6 +219,7 @@ static enum MHD_Result on_access(void *cls, struct MHD_Connection *conn, const c
         return r->swallowed <= SWALLOW_MAX ? MHD_YES : MHD_NO;
     }
     r->held = false;
+    conn_allow(cls, conn, 0);
     if (!r->served) {
         r->served = true;
         gate_serve(r);
@@ -171,8 +232,8 @@ static enum MHD_Result on_access(void *cls, struct MHD_Connection *conn, const c
 static void on_completed(void *cls, struct MHD_Connection *conn, void **slot, enum MHD_RequestTerminationCode why)
 {
     struct request *r = *slot;
-    (void)cls;
-    (void)conn;
+    struct server *s = cls;
+    conn_allow(s, conn, (uint64_t)s->opts.idle_s * 1000);
     if (!r)
         return;
     LOG(DEBUG, "request", log_str("method", r->method), log_str("path", r->path), log_int("status", r->status),
@@ -187,13 +248,13 @@ static void listeners_start(struct server *s);
 static void on_connection(void *cls, struct MHD_Connection *conn, void **slot, enum MHD_ConnectionNotificationCode code)
 {
     struct server *s = cls;
-    (void)conn;
-    (void)slot;
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
         s->n_connections++;
+        conn_new(s, conn, slot);
         return;
     }
     s->n_connections--;
+    conn_free(*slot);
     if (!s->draining && !s->accepting)
         listeners_start(s);
 }
@@ -383,8 +444,10 @@ int server_new(uv_loop_t *loop, const struct server_opts *opts, struct server **
     }
     uv_timer_init(loop, &s->timer);
     uv_timer_init(loop, &s->pause);
-    s->poll.data = s->timer.data = s->pause.data = s;
-    s->n_handles = 3;
+    uv_timer_init(loop, &s->look);
+    s->poll.data = s->timer.data = s->pause.data = s->look.data = s;
+    s->n_handles = 4;
+    uv_timer_start(&s->look, on_look, LOOK_MS, LOOK_MS);
     uv_poll_start(&s->poll, UV_READABLE, on_poll);
     *ret = s;
     return 0;
@@ -436,6 +499,7 @@ void server_free(struct server *s)
     uv_close((uv_handle_t *)&s->poll, on_closed);
     uv_close((uv_handle_t *)&s->timer, on_closed);
     uv_close((uv_handle_t *)&s->pause, on_closed);
+    uv_close((uv_handle_t *)&s->look, on_closed);
 }
 
 bool server_draining(const struct server *s)

@@ -24,7 +24,7 @@
 struct server_opts {
     struct app *app;
     unsigned max_connections;
-    unsigned idle_s;           /* silence on a connection that is not parked */
+    unsigned idle_s;           /* silence on a connection that is not parked; also for the headers of a request */
     uint64_t max_body_memory;  /* bytes of bodies held in memory by all requests together */
 };
 

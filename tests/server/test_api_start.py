@@ -208,3 +208,21 @@ def test_connection_limit(folder, redis_server):
     for s in held:
         s.close()
     assert d.stop() == 0
+
+
+def test_a_client_that_only_drips_is_closed(folder, redis_server):
+    d = Dispatcher(folder, redis_server.path, "--idle-s", "1")
+    drip = socket.create_connection(("127.0.0.1", d.port), timeout=0.2)
+    drip.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+    start, closed = time.monotonic(), False
+    while not closed and time.monotonic() - start < 8:
+        try:
+            drip.sendall(b"a")
+            closed = drip.recv(100) == b""
+        except socket.timeout:
+            pass
+        except OSError:
+            closed = True
+    drip.close()
+    assert closed and time.monotonic() - start < 4
+    assert d.stop() == 0
