@@ -23,6 +23,8 @@
 #define CALL_MS 5000
 #define REPLY_MAX (1 << 20)
 #define SETTLE_S 600 /* Redis may be away so long before a finished job is left to its lease */
+#define STOPPING_S 3 /* the same for a worker that was told to stop */
+#define QUIET_MS 500
 #define GENERATORS_MAX 8
 
 struct claim {
@@ -36,6 +38,8 @@ struct claim {
     struct buf reply;
     struct lease *lease; /* owned */
     bool away;           /* Redis did not answer last time */
+    bool quiet;          /* told to take nothing */
+    char token[JOB_ID];  /* of the claim that was not answered yet; "" for none */
 };
 
 /* ---- what the worker says of itself ---- */
@@ -91,27 +95,47 @@ static struct queue_limits limits_of(const struct conf *conf)
                                  .backoff_ms = (int64_t)(conf->backoff_s * 1000)};
 }
 
+/* May the end of an attempt, first said at `began`, be said once more? */
+static bool patient(const struct claim *c, int64_t began)
+{
+    int64_t limit_s = lease_stopping(c->lease) ? STOPPING_S : SETTLE_S;
+    return clock_us() - began < limit_s * CLOCK_S;
+}
+
+/* The job was deleted while it ran: what was published for it belongs to nobody. */
+static void remove_results(const struct claim *c, const char *id)
+{
+    struct err err = {0};
+    if (blob_delete_results(c->env.conf->volume, id, &err) < 0)
+        LOG(WARN, "results cannot be removed", log_str("job", id), log_str("why", err.text));
+}
+
 /* The end of an attempt, said until it is heard. */
 static void settle_job(struct claim *c, const struct queue_claimed *job, int code, const char *text,
                        const json_t *result)
 {
     const struct queue_limits limits = limits_of(c->env.conf);
-    int64_t deadline = clock_us() + SETTLE_S * CLOCK_S;
+    int64_t began = clock_us();
     enum job_state state = JOB_RUNNING;
     struct err err = {0};
+    bool gone = false;
     int rc;
-    do {
+    for (;;) {
         err_clear(&err);
         rc = send(c,
                   queue_cmd_settle(&c->cmd, &c->queue, job->job.id, job->attempt, code, text, result, &limits,
                                    &err),
                   &err);
-        if (rc == 0)
+        if (rc == 0) {
             rc = queue_read_settle(c->reply.data, c->reply.len, &state, &err);
-        if (rc == 0 || rc == ERR_LOST || rc == ERR_TOOBIG || clock_us() > deadline)
+            gone = rc == ERR_NOTFOUND;
+        }
+        if (rc == 0 || gone || rc == ERR_LOST || rc == ERR_TOOBIG || !patient(c, began))
             break;
         clock_sleep_us(500 * CLOCK_MS);
-    } while (!lease_stopping(c->lease));
+    }
+    if (gone)
+        remove_results(c, job->job.id);
     LOG(INFO, "job ended", log_str("job", job->job.id), log_int("attempt", job->attempt),
         log_str("state", rc == 0 ? job_state_text(state) : NULL), log_code(code),
         log_str("why", code ? text : NULL), log_str("settle", rc == 0 ? NULL : err.text));
@@ -121,10 +145,19 @@ static void release_job(struct claim *c, const struct queue_claimed *job)
 {
     enum job_state state = JOB_RUNNING;
     struct err err = {0};
-    int rc = send(
-        c, queue_cmd_release(&c->cmd, &c->queue, job->job.id, job->attempt, "the worker stops", &err), &err);
-    if (rc == 0)
-        rc = queue_read_release(c->reply.data, c->reply.len, &state, &err);
+    int64_t began = clock_us();
+    int rc;
+    for (;;) {
+        err_clear(&err);
+        rc = send(
+            c, queue_cmd_release(&c->cmd, &c->queue, job->job.id, job->attempt, "the worker stops", &err),
+            &err);
+        if (rc == 0)
+            rc = queue_read_release(c->reply.data, c->reply.len, &state, &err);
+        if (rc == 0 || rc == ERR_LOST || !patient(c, began))
+            break;
+        clock_sleep_us(200 * CLOCK_MS);
+    }
     LOG(INFO, "job given back", log_str("job", job->job.id), log_int("attempt", job->attempt),
         log_str("state", rc == 0 ? job_state_text(state) : NULL), log_str("why", rc == 0 ? NULL : err.text));
 }
@@ -180,12 +213,18 @@ static int claim_one(struct claim *c, bool *ret_idle, struct err *err)
     struct queue_offer offer = {.worker = c->worker,
                                 .generators = c->generators,
                                 .bytes = (int64_t)c->env.device->memory_bytes,
-                                .lease_ms = c->env.conf->lease_s * 1000};
+                                .lease_ms = c->env.conf->lease_s * 1000,
+                                .token = c->token};
     struct queue_claimed job = {0};
+    if (!c->token[0] && job_make_id(c->token) < 0)
+        c->token[0] = 0;
     int rc = send(c, queue_cmd_claim(&c->cmd, &c->queue, &offer, err), err);
     *ret_idle = true;
-    if (rc == 0)
+    if (rc == 0) {
+        c->token[0] = 0;
         rc = queue_read_claim(c->reply.data, c->reply.len, &job, err);
+    }
+    c->quiet = job.quiet;
     if (rc < 0 || !job.got)
         return rc;
     *ret_idle = false;
@@ -216,7 +255,9 @@ static int serve(struct claim *c, struct err *err)
             return err_set(err, ERR_DEVICE, "the device failed: a new process is needed");
         if (rc < 0 && rc != ERR_REDIS)
             LOG(ERROR, "a claim failed", log_code(rc), log_str("why", why.text));
-        if (rc < 0 || idle)
+        if (rc == 0 && c->quiet) /* and leaves the wake tokens to the others */
+            clock_sleep_us(QUIET_MS * CLOCK_MS);
+        else if (rc < 0 || idle)
             wait_for_work(c);
     }
     return 0;

@@ -21,6 +21,7 @@
 #define SWEEP_US (3600 * CLOCK_S)
 #define SWEEP_AGE_S 86400 /* what a writer that died left on the volume */
 #define CALL_MS 2000
+#define FORGET_US (500 * CLOCK_MS) /* a turn; a slow volume must not cost the lease */
 #define REPLY_MAX (64 * 1024)
 #define STUCK_US (120 * CLOCK_S) /* a job that does not stop although told: the process ends */
 #define EXIT_RECYCLE 75
@@ -142,7 +143,8 @@ static void run_timer(struct lease *l, int64_t now)
         return;
     if (e.n_leases)
         LOG(WARN, "leases ran out", log_int("jobs", e.n_leases));
-    for (size_t i = 0; i < json_array_size(e.forget); i++)
+    int64_t until = clock_us() + FORGET_US;
+    for (size_t i = 0; i < json_array_size(e.forget) && clock_us() < until; i++)
         forget(l, json_string_value(json_array_get(e.forget, i)));
     json_decref(e.forget);
 }
