@@ -113,6 +113,8 @@ int watch_verdict(const json_t *job, struct err *err)
     const char *detail = json_is_string(e) ? json_string_value(e) : text_of(e, "detail");
     const char *code = json_is_object(e) ? text_of(e, "code") : text_of(job, "error_code");
     int rc = code[0] ? err_parse(code) : ERR_CANCEL;
+    if (rc == ERR_CANCEL)
+        detail = ""; /* it says the same */
     return err_set(err, rc, "the job is %s%s%s", state, detail[0] ? ": " : "", detail);
 }
 
