@@ -1,5 +1,5 @@
 /* queue.h -- the queue's protocol without I/O: builds the commands, reads the replies. PROTOCOL.md tells the
- * story; the transitions themselves are the Redis Functions in queue.lua, embedded here.
+ * story; the transitions themselves are the Redis Functions in queue.lua (and queue_people.lua), embedded here.
  *
  * Who sends is the caller's affair: redis_sync.h (worker, cli, tests; blocking) or the dispatcher's own
  * asynchronous connection. Every function command answers with ONE bulk string (msgpack) that goes to the

@@ -4,10 +4,10 @@
 -- KEYS[1] is the queue's hash tag "{name}"; every key begins with it. ARGV[1] is a msgpack map of arguments
 -- (submit: ARGV[2] is the record). The answer is msgpack: a map with r = 'OK' | 'NOTFOUND' | 'CONFLICT' | 'LIMIT' |
 -- 'LOST' (get and claim append the job's record).
--- Times are Redis' own, in milliseconds. Read from the bottom: the last lines are the table of contents.
+-- Times are Redis' own, in milliseconds. Read from the bottom; queue_people.lua goes on, and ends with the contents.
 
 -- major * 1000 + minor; raise the minor with every change, the major when old programs must not use it
-local VERSION = 1002
+local VERSION = 1003
 
 local LEVEL = 2 ^ 44      -- scores of the waiting: (9 - priority) * LEVEL + place in the line
 local MIDDLE = 2 ^ 43     -- place of the first ever; the front of a line grows down from it
@@ -19,6 +19,7 @@ local LATE_MAX = 4
 local DEATHS_MAX = 3
 local OBEY_MS = 30000     -- a worker that was asked to stop has so long
 local IDEM_MS = 86400000
+local WORKER_MS = 86400000 -- a name that was not heard of for so long is forgotten
 
 local STATES_ENDED = {done = true, failed = true, cancelled = true, timed_out = true}
 
@@ -173,6 +174,12 @@ local function idem_lookup(b, a)
     return id, false
 end
 
+local function start_clock(b, t, id, ds)
+    if ds > 0 then
+        redis.call('ZADD', b .. ':clock', t + ds, id)
+    end
+end
+
 local function submit(keys, args)
     local b, a, t = keys[1], cmsgpack.unpack(args[1]), now()
     a.rec = args[2]
@@ -199,9 +206,7 @@ local function submit(keys, args)
     if a.idem ~= '' then
         redis.call('SET', b .. ':idem:' .. a.idem, a.fp .. ' ' .. a.id, 'PX', IDEM_MS)
     end
-    if a.ds > 0 then
-        redis.call('ZADD', b .. ':clock', t + a.ds, a.id)
-    end
+    start_clock(b, t, a.id, a.ds)
     redis.call('ZADD', b .. ':all', t, a.id)
     enqueue(b, a.id, a.prio, false)
     count(b, 'n_submitted')
@@ -259,7 +264,7 @@ end
 
 local function retry(keys, args)
     local b, a, t = keys[1], cmsgpack.unpack(args[1]), now()
-    local job = job_of(b, a.id)
+    local job = job_of(b, a.id, 'ds')
     if not job then
         return answer('NOTFOUND')
     end
@@ -267,9 +272,10 @@ local function retry(keys, args)
         return answer('CONFLICT', {state = job.state})
     end
     if STATES_ENDED[job.state] then
-        redis.call('HDEL', b .. ':job:' .. a.id, 'stop', 'stop_at', 'code', 'error', 'fin', 'exp')
+        redis.call('HDEL', b .. ':job:' .. a.id, 'stop', 'stop_at', 'code', 'error', 'start', 'fin', 'exp')
         redis.call('HSET', b .. ':job:' .. a.id, 'fails', 0, 'deaths', 0)
         requeue(b, a.id)
+        start_clock(b, t, a.id, tonumber(job.ds))
         count(b, 'n_retried')
         event(b, t, a.id, 'retry', 'queued', job.attempt, {why = 'asked for'})
         job.state = 'queued'
@@ -307,23 +313,15 @@ local function pause(keys, args)
     return answer('OK')
 end
 
-local GET_TEXT = {'state', 'gen', 'tenant', 'worker', 'stage', 'code', 'error', 'result'}
-local GET_NUMBERS = {'attempt', 'fails', 'deaths', 'prio', 'sub', 'start', 'fin', 'exp', 'retry', 'step', 'total', 'eta',
-    'stop'}
+local GET = {'state', 'gen', 'tenant', 'worker', 'stage', 'code', 'error', 'result', 'attempt', 'fails', 'deaths', 'prio',
+    'sub', 'start', 'fin', 'exp', 'retry', 'step', 'total', 'eta', 'stop'}
+local GET_TEXTS = 8 -- the first ones; the others are numbers
 
 local function read_fields(b, id)
-    local f, names = {}, {}
-    for _, list in ipairs({GET_TEXT, GET_NUMBERS}) do
-        for _, name in ipairs(list) do
-            names[#names + 1] = name
-        end
-    end
-    local got = redis.call('HMGET', b .. ':job:' .. id, unpack(names))
-    for i, name in ipairs(names) do
-        if got[i] and i <= #GET_TEXT then
-            f[name] = got[i]
-        elseif got[i] then
-            f[name] = tonumber(got[i])
+    local f = {}
+    for i, value in ipairs(redis.call('HMGET', b .. ':job:' .. id, unpack(GET))) do
+        if value then
+            f[GET[i]] = i <= GET_TEXTS and value or tonumber(value)
         end
     end
     return f
@@ -536,26 +534,31 @@ local function settle_ok(b, t, a, job)
     return 'done'
 end
 
+-- Ends the attempt if it owns the job, which is then returned. Otherwise nil and the answer: that of the first time when
+-- the same is said again (name), or LOST, and then the job as it is, or NOTFOUND: deleted, nobody will ask for its files.
+local function end_attempt(b, a, name)
+    local job, other = owned(b, a, 'start')
+    if job then
+        redis.call('HSET', b .. ':job:' .. a.id, 'verdict', name)
+        free_worker(b, job)
+        return job
+    elseif other and other.attempt == a.attempt and redis.call('HGET', b .. ':job:' .. a.id, 'verdict') == name then
+        count(b, 'n_lost', -1)
+        return nil, answer('OK', {state = other.state})
+    end
+    return nil, answer(other and 'LOST' or 'NOTFOUND'), other
+end
+
 local function settle(keys, args)
     local b, a, t = keys[1], cmsgpack.unpack(args[1]), now()
-    local name = a.attempt .. ':' .. a.verdict
-    local job, other = owned(b, a, 'start')
-    if not job and other and other.attempt == a.attempt and
-        redis.call('HGET', b .. ':job:' .. a.id, 'verdict') == name then
-        count(b, 'n_lost', -1)
-        return answer('OK', {state = other.state}) -- said again: the answer of the first time
-    end
-    if not job and not other then
-        return answer('NOTFOUND') -- deleted: nobody will ask for its files
-    elseif not job then
-        if a.verdict == 'ok' then
+    local job, refusal, other = end_attempt(b, a, a.attempt .. ':' .. a.verdict)
+    if not job then
+        if other and a.verdict == 'ok' then
             keep_late(b, a)
         end
-        return answer('LOST')
+        return refusal
     end
     local state
-    redis.call('HSET', b .. ':job:' .. a.id, 'verdict', name)
-    free_worker(b, job)
     if (job.stop and job.stop ~= '0') or a.verdict == 'stop' then
         if a.verdict == 'ok' then
             keep_late(b, a)
@@ -575,18 +578,10 @@ end
 
 local function release(keys, args)
     local b, a, t = keys[1], cmsgpack.unpack(args[1]), now()
-    local name = a.attempt .. ':release'
-    local job, other = owned(b, a)
-    if not job and other and other.attempt == a.attempt and
-        redis.call('HGET', b .. ':job:' .. a.id, 'verdict') == name then
-        count(b, 'n_lost', -1)
-        return answer('OK', {state = other.state})
-    end
+    local job, refusal = end_attempt(b, a, a.attempt .. ':release')
     if not job then
-        return answer('LOST')
+        return refusal
     end
-    redis.call('HSET', b .. ':job:' .. a.id, 'verdict', name)
-    free_worker(b, job)
     if job.stop and job.stop ~= '0' then
         return answer('OK', {state = finish_stopped(b, t, a.id, job, 'release')})
     end
@@ -605,6 +600,7 @@ local function hello(keys, args)
     redis.call('HSETNX', me, 'started_ms', t)
     redis.call('PEXPIRE', me, a.ttl)
     redis.call('ZADD', b .. ':workers', t, a.worker)
+    redis.call('ZREMRANGEBYSCORE', b .. ':workers', '-inf', t - WORKER_MS)
     return answer('OK')
 end
 
@@ -701,118 +697,4 @@ local function expire(keys, args)
     end
     return answer('OK', {leases = #leases, retries = #retries, deadlines = #deadlines, waiting = waiting,
         forget = due(b, ':ended', t, a.max)})
-end
-
-------------------------------------------------------------------------------------------------------- for people
-
-local COUNTERS = {'n_submitted', 'n_done', 'n_failed', 'n_cancelled', 'n_timed_out', 'n_retried', 'n_released',
-    'n_expired', 'n_lost', 'n_late', 'run_ms'}
-
-local function stats(keys, args)
-    local b, t = keys[1], now()
-    local meta = redis.call('HMGET', b .. ':meta', unpack(COUNTERS))
-    local f = {waiting = redis.call('ZCARD', b .. ':wait'), running = redis.call('ZCARD', b .. ':lease'),
-        delayed = redis.call('ZCARD', b .. ':delayed'), ended = redis.call('ZCARD', b .. ':ended'),
-        paused = redis.call('HGET', b .. ':meta', 'paused') == '1', workers = worker_count(b, t), oldest_ms = 0}
-    for i, name in ipairs(COUNTERS) do
-        f[name] = tonumber(meta[i] or 0)
-    end
-    local head = redis.call('ZRANGE', b .. ':wait', 0, 0)[1]
-    if head then
-        f.oldest_ms = t - tonumber(redis.call('HGET', b .. ':job:' .. head, 'sub') or t)
-    end
-    f.mean_run_ms = mean_run_ms(b)
-    f.backlog_s = f.waiting * f.mean_run_ms / 1000 / math.max(1, f.workers)
-    return answer('OK', f)
-end
-
-local function workers(keys, args)
-    local b, found = keys[1], {}
-    local flat = redis.call('ZRANGE', b .. ':workers', 0, -1, 'WITHSCORES')
-    for i = 1, #flat, 2 do
-        local got = redis.call('HGETALL', b .. ':worker:' .. flat[i])
-        if #got == 0 then
-            redis.call('ZREM', b .. ':workers', flat[i])
-        else
-            local w = {}
-            for k = 1, #got, 2 do
-                w[got[k]] = got[k + 1]
-            end
-            w.name, w.seen_ms, w.quiet = flat[i], tonumber(flat[i + 1]), w.quiet == '1'
-            found[#found + 1] = w
-        end
-    end
-    return answer('OK', {list = found})
-end
-
-local function fitting_workers(b, job)
-    local all, fit = 0, 0
-    for _, name in ipairs(redis.call('ZRANGE', b .. ':workers', 0, -1)) do
-        local w = redis.call('HMGET', b .. ':worker:' .. name, 'generators', 'memory_bytes', 'quiet')
-        if w[1] then
-            all = all + 1
-            local bytes = tonumber(w[2] or 0) or 0
-            if has_word(w[1], job.gen) and (bytes == 0 or tonumber(job.bytes) <= bytes) and w[3] ~= '1' then
-                fit = fit + 1
-            end
-        end
-    end
-    return all, fit
-end
-
-local function why_queued(b, f, t)
-    if redis.call('HGET', b .. ':meta', 'paused') == '1' then
-        return 'the queue is paused: no job is handed out until it is resumed'
-    elseif f.workers == 0 then
-        return 'no worker is running: start a troupe-worker on this queue'
-    elseif f.fitting == 0 then
-        return 'none of the ' .. f.workers .. ' workers can run it (generator, memory, or told to be quiet)'
-    elseif f.position == 0 then
-        return 'it is next: the ' .. f.fitting .. ' fitting workers are busy'
-    end
-    return string.format('%d jobs are before it, about %d s of work', f.position,
-        f.position * mean_run_ms(b) / 1000 / f.fitting)
-end
-
-local function why(keys, args)
-    local b, a, t = keys[1], cmsgpack.unpack(args[1]), now()
-    local job = job_of(b, a.id, 'gen', 'bytes', 'worker', 'retry', 'error', 'stage', 'stop')
-    if not job then
-        return answer('NOTFOUND')
-    end
-    local f = {state = job.state, position = position(b, a.id), ahead = math.max(0, position(b, a.id))}
-    f.workers, f.fitting = fitting_workers(b, job)
-    if job.state == 'queued' then
-        f.why = why_queued(b, f, t)
-    elseif job.state == 'delayed' then
-        f.why = string.format('it failed (%s) and is tried again in %.1f s', job.error or '?',
-            math.max(0, tonumber(job.retry) - t) / 1000)
-    elseif job.state == 'running' then
-        f.why = 'worker ' .. (job.worker or '?') .. ' runs it' .. (job.stage and ', stage ' .. job.stage or '') ..
-            (job.stop and job.stop ~= '0' and '; it was asked to stop' or '')
-    elseif job.state == 'done' then
-        f.why = 'it is done'
-    else
-        f.why = job.error or ('it ended: ' .. job.state)
-    end
-    return answer('OK', f)
-end
-
-------------------------------------------------------------------------------------------------------- contents
-
-local function version()
-    return VERSION
-end
-
--- {name, function}; workers writes because it forgets who is gone. (While loading there is no pairs, only #.)
-local READ = {{'version', version}, {'get', get}, {'list', list}, {'why', why}, {'stats', stats}}
-local WRITE = {{'submit', submit}, {'claim', claim}, {'renew', renew}, {'progress', progress}, {'settle', settle},
-    {'release', release}, {'cancel', cancel}, {'expire', expire}, {'retry', retry}, {'delete', delete},
-    {'purge', purge}, {'pause', pause}, {'hello', hello}, {'bye', bye}, {'quiet', quiet}, {'workers', workers}}
-
-for i = 1, #READ do
-    redis.register_function{function_name = 'troupe_' .. READ[i][1], callback = READ[i][2], flags = {'no-writes'}}
-end
-for i = 1, #WRITE do
-    redis.register_function('troupe_' .. WRITE[i][1], WRITE[i][2])
 end

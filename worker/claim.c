@@ -154,7 +154,7 @@ static void release_job(struct claim *c, const struct queue_claimed *job)
             &err);
         if (rc == 0)
             rc = queue_read_release(c->reply.data, c->reply.len, &state, &err);
-        if (rc == 0 || rc == ERR_LOST || !patient(c, began))
+        if (rc != ERR_REDIS || !patient(c, began))
             break;
         clock_sleep_us(200 * CLOCK_MS);
     }

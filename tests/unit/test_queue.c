@@ -754,6 +754,30 @@ static void test_claim_again(void **state)
     assert_int_equal(settle("a", 1, 0, &s), 0);
     assert_int_equal(settle("gone", 1, 0, &s), ERR_NOTFOUND);
     err_clear(&err);
+    assert_int_equal(release("gone", 1, &s), ERR_NOTFOUND);
+    err_clear(&err);
+}
+
+/* A job asked for again has its whole time to start again. */
+static void test_retry_starts_the_clock(void **state)
+{
+    (void)state;
+    NEED_SERVER();
+    struct job job;
+    struct queue_submitted s;
+    struct queue_expired e;
+    make_job(&job, "late", 5);
+    job.deadline_start_ms = 20;
+    assert_int_equal(submit_job(&job, &s), 0);
+    job_done(&job);
+    for (int i = 0; i < 2; i++) {
+        clock_sleep_us(30 * CLOCK_MS);
+        expire(&e);
+        assert_int_equal(e.n_deadlines, 1);
+        assert_int_equal(queue_cmd_retry(&cmd, &queue, "late", &err), 0);
+        send();
+        assert_int_equal(queue_read_ok(reply.data, reply.len, &err), 0);
+    }
 }
 
 static void test_list(void **state)
@@ -987,6 +1011,7 @@ int main(void)
         T(test_pause_and_purge),
         T(test_workers),
         T(test_claim_again),
+        T(test_retry_starts_the_clock),
         T(test_list),
         T(test_events),
         T(test_wake),
