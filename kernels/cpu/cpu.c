@@ -72,6 +72,12 @@ static struct cpu_entry *place(struct cpu_entry *entries, int cap, const struct 
     return &entries[i];
 }
 
+/* By number: base may be NULL and base + bytes past any object ("forget everything"). */
+static bool inside(const void *p, const void *base, size_t bytes)
+{
+    return (uintptr_t)p - (uintptr_t)base < bytes;
+}
+
 /* Moves the entries into a table of cap places, leaving out those of [base, base + bytes). */
 static int rebuild(struct cpu *s, int cap, const char *base, size_t bytes)
 {
@@ -82,7 +88,7 @@ static int rebuild(struct cpu *s, int cap, const char *base, size_t bytes)
     for (int i = 0; i < s->cap_entries; i++) {
         struct cpu_entry *e = &s->entries[i];
         const char *data = e->key.data;
-        if (data && data >= base && data < base + bytes) {
+        if (data && inside(data, base, bytes)) {
             drop(e);
         } else if (e->value) {
             *place(entries, cap, &e->key) = *e;
@@ -105,7 +111,7 @@ void cpu_forget(struct device *d, const void *base, size_t bytes)
     for (int i = 0; i < s->cap_entries; i++) {
         struct cpu_entry *e = &s->entries[i];
         const char *data = e->key.data;
-        if (data && data >= (const char *)base && data < (const char *)base + bytes)
+        if (data && inside(data, base, bytes))
             e->key.kind = -1;
     }
 }
