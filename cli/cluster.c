@@ -2,12 +2,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -37,6 +39,7 @@ struct child {
 struct cluster {
     char volume[1024], run_dir[64], socket[96], log_dir[1100], port_file[128];
     char url[64], page[64];
+    int lock; /* held: nobody else starts a Redis in this folder */
     char *env[MAX_ENV]; /* owned texts, NULL at the end */
     int n_env;
     struct child child[MAX_CHILDREN];
@@ -93,6 +96,22 @@ static int make_dir(const char *path, struct err *err)
                    "%s cannot be made: %s: name another folder with --volume", path, strerror(errno));
 }
 
+/* Two servers that append to one file would ruin it. */
+static int lock_dir(struct cluster *k, const char *dir, struct err *err)
+{
+    char path[1200];
+    if (str_path(path, sizeof path, dir, "troupe.lock") < 0)
+        return err_set(err, ERR_TOOBIG, "--volume: the path is too long");
+    k->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (k->lock < 0)
+        return err_set(err, ERR_IO, "%s: %s", path, strerror(errno));
+    if (flock(k->lock, LOCK_EX | LOCK_NB) == 0)
+        return 0;
+    return err_set(err, ERR_CONFLICT,
+                   "%s is in use by another `troupe up`: stop it, or name another folder with --volume",
+                   k->volume);
+}
+
 static int make_dirs(struct cluster *k, const char *volume, struct err *err)
 {
     char redis[1100];
@@ -105,7 +124,8 @@ static int make_dirs(struct cluster *k, const char *volume, struct err *err)
     if (rc < 0 || str_path(k->log_dir, sizeof k->log_dir, k->volume, "log") < 0 ||
         str_path(redis, sizeof redis, k->volume, "redis") < 0)
         return err_set(err, ERR_TOOBIG, "--volume: the path is too long");
-    if ((rc = make_dir(k->log_dir, err)) < 0 || (rc = make_dir(redis, err)) < 0)
+    if ((rc = make_dir(k->log_dir, err)) < 0 || (rc = make_dir(redis, err)) < 0 ||
+        (rc = lock_dir(k, redis, err)) < 0)
         return rc;
     str_copy(k->run_dir, sizeof k->run_dir, "/tmp/troupe-XXXXXX");
     if (!mkdtemp(k->run_dir))
@@ -290,6 +310,19 @@ static bool dispatcher_answers(struct cluster *k)
     return true;
 }
 
+/* Is the page on its own port? Not when somebody else has that already; the dispatcher's port has it too. */
+static bool page_port_free(int port)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    int on = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    bool ok = port > 0 && fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
+              bind(fd, (const struct sockaddr *)&a, sizeof a) == 0;
+    if (fd >= 0)
+        close(fd);
+    return ok;
+}
+
 /* The last line of a child's log: most often why it ended. */
 static void last_line(const char *path, char *ret, size_t size)
 {
@@ -399,7 +432,9 @@ int cluster_start(struct cluster **ret, struct cli *c, const struct cluster_opti
     struct cluster *k = mem_zalloc(sizeof *k);
     if (!k)
         return err_set(err, ERR_NOMEM, "no memory");
+    k->lock = -1;
     int rc = make_dirs(k, o->volume, err);
+    bool own_page = page_port_free((int)c->conf.web_port);
     if (rc == 0) {
         make_env(k, c);
         rc = start_redis(k, err);
@@ -415,8 +450,10 @@ int cluster_start(struct cluster **ret, struct cli *c, const struct cluster_opti
         cluster_stop(k);
         return rc;
     }
-    if (c->conf.web_port >= 0)
+    if (own_page)
         str_format(k->page, sizeof k->page, "http://127.0.0.1:%d/", (int)c->conf.web_port);
+    else if (c->conf.web_port >= 0)
+        str_format(k->page, sizeof k->page, "%s/", k->url);
     str_copy(c->server, sizeof c->server, k->url);
     *ret = k;
     return 0;
@@ -477,6 +514,8 @@ void cluster_stop(struct cluster *k)
     unlink(k->socket);
     unlink(k->port_file);
     rmdir(k->run_dir);
+    if (k->lock >= 0)
+        close(k->lock);
     for (int i = 0; i < k->n; i++) {
         for (int w = 0; w < k->child[i].argc; w++)
             mem_free(k->child[i].argv[w]);

@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 
@@ -237,6 +238,21 @@ def test_kill_of_up_takes_the_children_with_it(tmp_path):
     p.kill()
     p.wait(5)
     until(lambda: not alive(family), 10)
+
+
+def test_one_up_a_volume_and_the_page_where_it_is(tmp_path):
+    taken = socket.create_server(("127.0.0.1", 0))
+    port = str(taken.getsockname()[1])
+    p = started("up", "--ckpts", TINY, "--port", "0", "--web-port", port, "--workers", "0", "--volume", str(tmp_path / "v"),
+                "--json")
+    where = json.loads(p.stdout.readline())
+    assert where["page"] == where["api"] + "/"  # the port for the page is somebody else's
+    second = troupe("up", "--ckpts", TINY, "--port", "0", "--web-port", "-1", "--volume", str(tmp_path / "v"))
+    assert second.returncode == 1 and "is in use by another `troupe up`" in second.stderr
+    p.send_signal(signal.SIGINT)
+    assert p.wait(10) == 0
+    p.stdout.close()
+    taken.close()
 
 
 def test_a_program_that_dies_is_started_again(tmp_path):
