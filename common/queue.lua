@@ -7,7 +7,7 @@
 -- Times are Redis' own, in milliseconds. Read from the bottom; queue_people.lua goes on, and ends with the contents.
 
 -- major * 1000 + minor; raise the minor with every change, the major when old programs must not use it
-local VERSION = 1003
+local VERSION = 1004
 
 local LEVEL = 2 ^ 44      -- scores of the waiting: (9 - priority) * LEVEL + place in the line
 local MIDDLE = 2 ^ 43     -- place of the first ever; the front of a line grows down from it
@@ -18,6 +18,8 @@ local SCAN_MAX = 200      -- how far claim looks for a job that fits its worker
 local LATE_MAX = 4
 local DEATHS_MAX = 3
 local OBEY_MS = 30000     -- a worker that was asked to stop has so long
+local GAP_MS = 3000       -- expire comes every second: silence for so long means that nobody reached Redis
+local GRACE_MS = 5000     -- and then a living worker has so long to renew
 local IDEM_MS = 86400000
 local WORKER_MS = 86400000 -- a name that was not heard of for so long is forgotten
 
@@ -673,9 +675,21 @@ local function due(b, set, t, max)
     return redis.call('ZRANGEBYSCORE', b .. set, '-inf', t, 'LIMIT', 0, max)
 end
 
+-- While Redis was away nobody could renew: that is no worker's death.
+local function in_grace(b, t)
+    local ticked, grace = unpack(redis.call('HMGET', b .. ':meta', 'ticked', 'grace'))
+    redis.call('HSET', b .. ':meta', 'ticked', t)
+    if t - tonumber(ticked or t) > GAP_MS then
+        grace = t + GRACE_MS
+        redis.call('HSET', b .. ':meta', 'grace', grace)
+    end
+    return t < tonumber(grace or 0)
+end
+
 local function expire(keys, args)
     local b, a, t = keys[1], cmsgpack.unpack(args[1]), now()
-    local leases, retries, deadlines = due(b, ':lease', t, a.max), due(b, ':delayed', t, a.max), due(b, ':clock', t, a.max)
+    local leases = in_grace(b, t) and {} or due(b, ':lease', t, a.max)
+    local retries, deadlines = due(b, ':delayed', t, a.max), due(b, ':clock', t, a.max)
     for _, id in ipairs(leases) do
         orphan(b, t, id)
     end

@@ -758,6 +758,44 @@ static void test_claim_again(void **state)
     err_clear(&err);
 }
 
+/* Redis was away for longer than the leases: who lives keeps its job, who does not loses it a little later. */
+static void test_grace(void **state)
+{
+    (void)state;
+    NEED_SERVER();
+    struct queue_claimed c;
+    struct queue_expired e;
+    struct queue_heard h;
+    struct job_view v;
+    static const char *const ids[] = {"lives", "dead"};
+    char key[80];
+    str_format(key, sizeof(key), "%s:meta", queue.base);
+    for (int i = 0; i < 2; i++) {
+        submit(ids[i], 5);
+        assert_true(claim_as(ids[i], 5, &c));
+        assert_string_equal(c.job.id, ids[i]);
+        job_done(&c.job);
+    }
+    clock_sleep_us(10 * CLOCK_MS);
+    words("HSET", key, "ticked", "1"); /* nobody was there since 1970 */
+    for (int i = 0; i < 2; i++) {
+        expire(&e);
+        assert_int_equal(e.n_leases, 0);
+    }
+    assert_int_equal(renew("lives", 1, 15000, &h), 0);
+    words("HSET", key, "grace", "1"); /* as if it was over */
+    expire(&e);
+    assert_int_equal(e.n_leases, 1);
+    assert_int_equal(get("lives", &v), 0);
+    assert_int_equal(v.status.state, JOB_RUNNING);
+    assert_int_equal(v.status.deaths, 0);
+    job_view_done(&v);
+    assert_int_equal(get("dead", &v), 0);
+    assert_int_equal(v.status.state, JOB_QUEUED);
+    assert_int_equal(v.status.deaths, 1);
+    job_view_done(&v);
+}
+
 /* A job asked for again has its whole time to start again. */
 static void test_retry_starts_the_clock(void **state)
 {
@@ -1012,6 +1050,7 @@ int main(void)
         T(test_workers),
         T(test_claim_again),
         T(test_retry_starts_the_clock),
+        T(test_grace),
         T(test_list),
         T(test_events),
         T(test_wake),
