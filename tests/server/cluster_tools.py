@@ -11,7 +11,7 @@ import struct
 import subprocess
 import time
 
-from api_tools import BUILD, Client, Dispatcher, Redis, RedisServer
+from api_tools import BUILD, Client, Dispatcher, RedisServer
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 TINY = os.path.join(ROOT, "tests", "data", "golden", "tiny", "ckpts")

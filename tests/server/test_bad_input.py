@@ -11,7 +11,6 @@ import pickle
 import shutil
 import signal
 import struct
-import subprocess
 import zipfile
 
 import pytest
