@@ -234,10 +234,12 @@ def test_up_and_ctrl_c(tmp_path):
 
 
 def test_kill_of_up_takes_the_children_with_it(tmp_path):
-    p, _, family, _ = whole_up(tmp_path)
+    p, _, family, folders = whole_up(tmp_path)
     p.kill()
     p.wait(5)
     until(lambda: not alive(family), 10)
+    for folder in folders: # nobody is left to do it
+        shutil.rmtree(folder)
 
 
 def test_one_up_a_volume_and_the_page_where_it_is(tmp_path):
