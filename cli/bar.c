@@ -2,23 +2,16 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "common/str.h"
 
 #define WIDTH 28
 
-static int64_t now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
 void bar_init(struct bar *b, bool off)
 {
-    *b = (struct bar){.off = off, .terminal = isatty(2) != 0, .start_ms = now_ms()};
+    *b = (struct bar){.off = off, .terminal = isatty(2) != 0, .start_us = clock_us()};
 }
 
 static void draw(const struct bar *b, const struct bar_state *s, double share)
@@ -35,7 +28,7 @@ static void draw(const struct bar *b, const struct bar_state *s, double share)
         fprintf(stderr, " %lld before it", (long long)s->position);
     else if (s->total > 0)
         fprintf(stderr, " %lld/%lld", (long long)s->step, (long long)s->total);
-    fprintf(stderr, "  %.1f s%s", (double)(now_ms() - b->start_ms) / 1000, eta);
+    fprintf(stderr, "  %.1f s%s", (double)(clock_us() - b->start_us) / (double)CLOCK_S, eta);
     fflush(stderr);
 }
 
@@ -66,5 +59,5 @@ void bar_end(struct bar *b, const char *word)
     if (b->off)
         return;
     fprintf(stderr, "%s%s after %.1f s\n", b->terminal ? "\r\033[K" : "", word,
-            (double)(now_ms() - b->start_ms) / 1000);
+            (double)(clock_us() - b->start_us) / (double)CLOCK_S);
 }

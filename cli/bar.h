@@ -10,7 +10,7 @@
 struct bar {
     bool terminal, off;
     char last[64]; /* stage and tenth that were written last */
-    int64_t start_ms;
+    int64_t start_us;
 };
 
 struct bar_state {

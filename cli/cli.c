@@ -31,6 +31,12 @@ int cli_fail(const struct cli *c, const struct err *err)
     return err->code == ERR_INVALID ? CLI_USAGE : CLI_FAILED;
 }
 
+const char *cli_text(const json_t *v, const char *key)
+{
+    const char *s = json_string_value(json_object_get(v, key));
+    return s ? s : "";
+}
+
 void cli_print_json(json_t *v)
 {
     json_dumpf(v, stdout, JSON_COMPACT | JSON_ENCODE_ANY);

@@ -34,6 +34,9 @@ int cli_fail(const struct cli *c, const struct err *err);
 /* Prints the value as one line of JSON on stdout and drops the reference. */
 void cli_print_json(json_t *v);
 
+/* A text member of an answer; "" where it is not there. */
+const char *cli_text(const json_t *v, const char *key);
+
 /* Runs a program found on the PATH and waits: its wait status, or -1. */
 int cli_spawn_wait(char *const *words);
 

@@ -15,9 +15,9 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "common/mem.h"
 #include "common/str.h"
 
@@ -33,7 +33,7 @@ struct child {
     char log[1100];
     pid_t pid; /* 0: not running */
     int restarts;
-    int64_t again_ms; /* when to start it again */
+    int64_t again_us; /* when to start it again */
 };
 
 struct cluster {
@@ -49,18 +49,6 @@ struct cluster {
     atomic_bool stopping;
     atomic_int deaths;
 };
-
-static int64_t now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
-static void sleep_ms(int ms)
-{
-    nanosleep(&(struct timespec){ms / 1000, (long)(ms % 1000) * 1000000}, NULL);
-}
 
 /* ---- programs and folders
  * --------------------------------------------------------------------------------------------- */
@@ -265,17 +253,17 @@ static void *watch(void *arg)
             struct child *ch = &k->child[i];
             if (ch->pid > 0 && child_ended(ch)) {
                 int wait_s = 1 << (ch->restarts > 5 ? 5 : ch->restarts);
-                ch->again_ms = now_ms() + 1000 * (wait_s > 30 ? 30 : wait_s);
+                ch->again_us = clock_us() + (wait_s > 30 ? 30 : wait_s) * CLOCK_S;
                 atomic_fetch_add(&k->deaths, 1);
             }
-            if (ch->pid == 0 && now_ms() >= ch->again_ms) {
+            if (ch->pid == 0 && clock_us() >= ch->again_us) {
                 struct err why = {0};
                 ch->restarts++;
                 if (child_start(k, ch, &why) < 0)
-                    ch->again_ms = now_ms() + 5000;
+                    ch->again_us = clock_us() + 5 * CLOCK_S;
             }
         }
-        sleep_ms(50);
+        clock_sleep_us(50 * CLOCK_MS);
     }
     return NULL;
 }
@@ -341,14 +329,14 @@ static void last_line(const char *path, char *ret, size_t size)
 static int wait_for(struct cluster *k, struct child *ch, bool (*ready)(struct cluster *k), struct err *err)
 {
     char why[300];
-    for (int64_t end = now_ms() + 20000; now_ms() < end && !cli_stopped;) {
+    for (int64_t end = clock_us() + 20 * CLOCK_S; clock_us() < end && !cli_stopped;) {
         if (ready(k))
             return 0;
         if (child_ended(ch)) {
             last_line(ch->log, why, sizeof why);
             return err_set(err, ERR_IO, "%s ended at once: %s (%s)", ch->title, why, ch->log);
         }
-        sleep_ms(2);
+        clock_sleep_us(2 * CLOCK_MS);
     }
     return err_set(err, cli_stopped ? ERR_CANCEL : ERR_TIMEOUT, "%s did not come up in 20 s: see %s",
                    ch->title, ch->log);
@@ -486,13 +474,13 @@ static void stop_range(struct cluster *k, int from, int to)
         if (k->child[i].pid > 0)
             kill(k->child[i].pid, SIGTERM);
     }
-    for (int64_t end = now_ms() + 10000; now_ms() < end;) {
+    for (int64_t end = clock_us() + 10 * CLOCK_S; clock_us() < end;) {
         bool left = false;
         for (int i = from; i < to; i++)
             left |= !child_ended(&k->child[i]);
         if (!left)
             return;
-        sleep_ms(5);
+        clock_sleep_us(5 * CLOCK_MS);
     }
     for (int i = from; i < to; i++) {
         if (k->child[i].pid > 0) {

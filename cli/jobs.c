@@ -6,17 +6,12 @@
 #include "cli/http.h"
 #include "common/str.h"
 
-static const char *text_of(const json_t *v, const char *key)
-{
-    const char *s = json_string_value(json_object_get(v, key));
-    return s ? s : "";
-}
-
 static void print_row(const json_t *job)
 {
     char when[20];
-    str_copy(when, sizeof when, text_of(job, "submitted_at")); /* RFC 3339, cut behind the seconds */
-    printf("%-36s  %-9s  %-19s  %s", text_of(job, "id"), text_of(job, "state"), when, text_of(job, "stage"));
+    str_copy(when, sizeof when, cli_text(job, "submitted_at")); /* RFC 3339, cut behind the seconds */
+    printf("%-36s  %-9s  %-19s  %s", cli_text(job, "id"), cli_text(job, "state"), when,
+           cli_text(job, "stage"));
     if (json_integer_value(json_object_get(job, "total")) > 0)
         printf(" %lld/%lld", (long long)json_integer_value(json_object_get(job, "step")),
                (long long)json_integer_value(json_object_get(job, "total")));
@@ -74,7 +69,7 @@ static int stop_job(const struct cli *c, const char *id, struct err *err)
     if (rc == 0 && c->json)
         cli_print_json(json_incref(answer));
     else if (rc == 0)
-        printf("%s\n", text_of(answer, "state"));
+        printf("%s\n", cli_text(answer, "state"));
     json_decref(answer);
     return rc;
 }

@@ -19,18 +19,12 @@ struct watching {
     int failures;
 };
 
-static const char *text_of(const json_t *v, const char *key)
-{
-    const char *s = json_string_value(json_object_get(v, key));
-    return s ? s : "";
-}
-
 /* v: a job (progress in an object of its own) or an event (flat). */
 static void show(struct watching *w, const json_t *v)
 {
     const json_t *p = json_object_get(v, "progress");
     p = json_is_object(p) ? p : v;
-    const char *state = text_of(v, "state"), *stage = text_of(p, "stage");
+    const char *state = cli_text(v, "state"), *stage = cli_text(p, "stage");
     json_t *eta = json_object_get(p, "eta_s"), *position = json_object_get(v, "position");
     enum job_state s;
     if (job_state_parse(state, &s) < 0)
@@ -98,7 +92,7 @@ int watch_job(const struct cli *c, const char *id, json_t **ret, struct err *err
     job = NULL;
     if ((rc = follow(c, id, &w, err)) == 0)
         rc = http_json(c, "GET", path, NULL, 30, &job, err);
-    bar_end(&w.bar, rc == 0 ? text_of(job, "state") : "stopped");
+    bar_end(&w.bar, rc == 0 ? cli_text(job, "state") : "stopped");
     if (rc == 0)
         *ret = job;
     return rc;
@@ -107,11 +101,11 @@ int watch_job(const struct cli *c, const char *id, json_t **ret, struct err *err
 int watch_verdict(const json_t *job, struct err *err)
 {
     const json_t *e = json_object_get(job, "error");
-    const char *state = text_of(job, "state");
+    const char *state = cli_text(job, "state");
     if (strcmp(state, "done") == 0)
         return 0;
-    const char *detail = json_is_string(e) ? json_string_value(e) : text_of(e, "detail");
-    const char *code = json_is_object(e) ? text_of(e, "code") : text_of(job, "error_code");
+    const char *detail = json_is_string(e) ? json_string_value(e) : cli_text(e, "detail");
+    const char *code = json_is_object(e) ? cli_text(e, "code") : cli_text(job, "error_code");
     int rc = code[0] ? err_parse(code) : ERR_CANCEL;
     if (rc == ERR_CANCEL)
         detail = ""; /* it says the same */

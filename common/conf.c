@@ -56,16 +56,13 @@ static const struct row *find(const char *name)
 
 static const char *nearest(const char *name, unsigned programs)
 {
-    const char *best = "";
-    int least = strlen(name) < 6 ? (int)strlen(name) / 2 + 1 : 4; /* more changes than that are no help */
-    for (int i = 0; i < N_ROWS; i++) {
-        int d = rows[i].programs & programs ? str_distance(name, rows[i].name, least) : least;
-        if (d < least) {
-            least = d;
-            best = rows[i].name;
-        }
-    }
-    return best;
+    const char *names[N_ROWS + 1] = {NULL};
+    int n = 0;
+    for (int i = 0; i < N_ROWS; i++)
+        if (rows[i].programs & programs)
+            names[n++] = rows[i].name;
+    const char *best = str_nearest(name, names);
+    return best ? best : "";
 }
 
 static const char *choices_of(const struct row *r)
@@ -74,17 +71,6 @@ static const char *choices_of(const struct row *r)
         if (strcmp(choices[i].name, r->name) == 0)
             return choices[i].choices;
     return NULL;
-}
-
-static bool is_choice(const char *list, const char *value)
-{
-    size_t n = strlen(value);
-    for (const char *at = list; at; at = strchr(at, '|')) {
-        at += *at == '|';
-        if (strcspn(at, "|") == n && memcmp(at, value, n) == 0)
-            return true;
-    }
-    return false;
 }
 
 static int set_number(const struct row *r, void *at, const char *value, struct err *err)
@@ -106,7 +92,7 @@ static int set_number(const struct row *r, void *at, const char *value, struct e
 static int set_text(const struct row *r, char *at, const char *value, struct err *err)
 {
     const char *list = choices_of(r);
-    if (list && !is_choice(list, value))
+    if (list && !str_in_list(list, value))
         return err_set(err, ERR_INVALID, "%s: '%s' is not allowed; %s is", r->name, value, list);
     if (strlen(value) >= CONF_TEXT_MAX)
         return err_set(err, ERR_INVALID, "%s: longer than %d bytes", r->name, CONF_TEXT_MAX - 1);

@@ -10,6 +10,7 @@
 #include "common/str.h"
 
 #define SHOWN_MAX 60
+#define FIELDS_MAX 64
 #define TWO_63 9223372036854775808.0
 
 static const struct schema_field avatar_fields[] = {
@@ -174,16 +175,11 @@ static int refuse(const struct schema_field *f, const json_t *v, struct err *err
 
 static int unknown(const struct schema *s, const char *name, struct err *err)
 {
-    const char *best = NULL;
+    const char *names[FIELDS_MAX + 1] = {NULL};
     struct shown d;
-    int least = strlen(name) < 6 ? (int)strlen(name) / 2 + 1 : 4; /* more changes than that are no help */
-    for (size_t i = 0; i < s->n_fields; i++) {
-        int n = str_distance(name, s->fields[i].name, least);
-        if (n < least) {
-            least = n;
-            best = s->fields[i].name;
-        }
-    }
+    for (size_t i = 0; i < s->n_fields && i < FIELDS_MAX; i++)
+        names[i] = s->fields[i].name;
+    const char *best = str_nearest(name, names);
     show_text(&d, name, strlen(name));
     if (best)
         return err_set(err, ERR_INVALID, "%s: there is no such field; did you mean %s?", d.text, best);
@@ -210,17 +206,6 @@ static int check_integer(const struct schema_field *f, const json_t *v, json_t *
     return 0;
 }
 
-static bool in_list(const char *list, const char *word)
-{
-    size_t n = strlen(word);
-    for (const char *at = list; at; at = strchr(at, '|')) {
-        at += *at == '|';
-        if (strcspn(at, "|") == n && memcmp(at, word, n) == 0)
-            return true;
-    }
-    return false;
-}
-
 static int check_number(const struct schema_field *f, const json_t *v, json_t **ret, struct err *err)
 {
     char text[40];
@@ -228,7 +213,7 @@ static int check_number(const struct schema_field *f, const json_t *v, json_t **
     if (!json_is_number(v) || !isfinite(d) || d < f->min || d > f->max)
         return refuse(f, v, err);
     str_format(text, sizeof(text), "%.10g", d);
-    if (f->choices && !in_list(f->choices, text))
+    if (f->choices && !str_in_list(f->choices, text))
         return refuse(f, v, err);
     *ret = json_real(d);
     return 0;
@@ -396,7 +381,7 @@ static int check_media(const struct schema_field *f, const json_t *v, json_t **r
 
 static int check_choice(const struct schema_field *f, const json_t *v, json_t **ret, struct err *err)
 {
-    if (!json_is_string(v) || !in_list(f->choices, json_string_value(v)))
+    if (!json_is_string(v) || !str_in_list(f->choices, json_string_value(v)))
         return refuse(f, v, err);
     *ret = json_string(json_string_value(v));
     return 0;

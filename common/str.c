@@ -161,6 +161,17 @@ const char *str_nearest(const char *name, const char *const *list)
     return best;
 }
 
+bool str_in_list(const char *list, const char *word)
+{
+    size_t n = strlen(word);
+    for (const char *at = list; at; at = strchr(at, '|')) {
+        at += *at == '|';
+        if (strcspn(at, "|") == n && memcmp(at, word, n) == 0)
+            return true;
+    }
+    return false;
+}
+
 const char *str_bytes(char *dst, size_t size, uint64_t bytes)
 {
     static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB"};

@@ -27,6 +27,9 @@ int str_distance(const char *a, const char *b, int limit);
 /* The name of the list (NULL at its end) that was most likely meant; NULL when none is close. */
 const char *str_nearest(const char *name, const char *const *list);
 
+/* Is word one of "a|b|c"? NULL: of nothing. */
+bool str_in_list(const char *list, const char *word);
+
 /* "1.5 GiB", "812 B": for people. Returns dst. */
 const char *str_bytes(char *dst, size_t size, uint64_t bytes);
 
