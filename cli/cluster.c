@@ -392,7 +392,13 @@ static int start_dispatcher(struct cluster *k, struct err *err)
     child_word(ch, "--port-file");
     child_word(ch, k->port_file);
     rc = child_start(k, ch, err);
-    return rc < 0 ? rc : wait_for(k, ch, dispatcher_answers, err);
+    if (rc == 0)
+        rc = wait_for(k, ch, dispatcher_answers, err);
+    if (rc == 0) { /* started again, it must be found where it was, whatever port it got */
+        child_word(ch, "--port");
+        child_word(ch, strrchr(k->url, ':') + 1);
+    }
+    return rc;
 }
 
 static int start_workers(struct cluster *k, const struct cluster_options *o, struct err *err)

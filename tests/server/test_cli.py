@@ -242,6 +242,18 @@ def test_kill_of_up_takes_the_children_with_it(tmp_path):
         shutil.rmtree(folder)
 
 
+def test_a_dispatcher_that_dies_comes_back_where_it_was(tmp_path):
+    p, where, family, folders = whole_up(tmp_path)
+    dispatcher = [k for k in family if os.path.basename(words_of(k)[0]) == b"troupe-dispatcher"][0]
+    os.kill(dispatcher, signal.SIGKILL)
+    until(lambda: troupe("jobs", "--server", where["api"]).returncode != 0, 5)
+    until(lambda: troupe("jobs", "--server", where["api"]).returncode == 0, 10)
+    p.send_signal(signal.SIGINT)
+    assert p.wait(10) == 0
+    gone(family, folders, 1)
+    p.stdout.close()
+
+
 def test_one_up_a_volume_and_the_page_where_it_is(tmp_path):
     taken = socket.create_server(("127.0.0.1", 0))
     port = str(taken.getsockname()[1])
