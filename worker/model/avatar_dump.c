@@ -25,9 +25,8 @@ bool avatar_dump_is_on(const struct avatar_dump *d)
     return d->path != NULL && d->err.code == 0;
 }
 
-/* Room for one more of that size; its data is NULL and the error set if there is none. */
-static struct tensor avatar_dump_add(struct avatar_dump *d, const char *name, enum dtype dtype, int n_dims,
-                                     const int64_t *shape)
+struct tensor avatar_dump_room(struct avatar_dump *d, const char *name, enum dtype dtype, int n_dims,
+                               const int64_t *shape)
 {
     struct tensor t = tensor_of(NULL, dtype, n_dims, shape);
     size_t bytes = tensor_bytes(t);
@@ -70,7 +69,7 @@ void avatar_dump_host(struct avatar_dump *d, const char *name, enum dtype dtype,
 
     if (!avatar_dump_is_on(d))
         return;
-    t = avatar_dump_add(d, name, dtype, n_dims, shape);
+    t = avatar_dump_room(d, name, dtype, n_dims, shape);
     if (t.data != NULL)
         memcpy(t.data, data, tensor_bytes(t));
 }
@@ -82,7 +81,7 @@ void avatar_dump_tensor(struct avatar_dump *d, struct run *r, const char *name, 
 
     if (!avatar_dump_is_on(d) || run_failed(r) || r->table == NULL)
         return;
-    copy = avatar_dump_add(d, name, t.dtype, n_dims, shape);
+    copy = avatar_dump_room(d, name, t.dtype, n_dims, shape);
     if (copy.data != NULL)
         run_read(r, t, copy.data);
 }

@@ -33,6 +33,10 @@ void avatar_dump_init(struct avatar_dump *d, const char *path);
 void avatar_dump_done(struct avatar_dump *d);
 bool avatar_dump_is_on(const struct avatar_dump *d);
 
+/* Room for one more tensor, to be filled by the caller; data NULL (and the failure kept) where there is none.
+ */
+struct tensor avatar_dump_room(struct avatar_dump *d, const char *name, enum dtype dtype, int n_dims,
+                               const int64_t *shape);
 /* A copy of host data, contiguous. */
 void avatar_dump_host(struct avatar_dump *d, const char *name, enum dtype dtype, int n_dims,
                       const int64_t *shape, const void *data);

@@ -257,19 +257,39 @@ int avatar_stage_denoise(struct avatar_parts *p, struct run *r, struct avatar_jo
 struct avatar_stage_bytes {
     vae_frames_fn *take;
     void *arg;
+    struct avatar_dump *dump;
+    struct tensor all; /* out.frames in the dump, u8 [n, h, w, 3]; none until the first frames come */
+    int64_t n, n_all;  /* frames in it, and its length */
 };
+
+/* The frames as they are before any video encoder, for whoever compares. */
+static void avatar_stage_frames(struct avatar_stage_bytes *b, struct run *r, struct tensor u8)
+{
+    size_t frame = tensor_bytes(u8) / (size_t)tensor_dim(u8, 0);
+    if (!avatar_dump_is_on(b->dump))
+        return;
+    if (tensor_is_none(b->all))
+        b->all = avatar_dump_room(b->dump, "out.frames", DTYPE_U8, 4,
+                                  SHAPE(b->n_all, tensor_dim(u8, 1), tensor_dim(u8, 2), tensor_dim(u8, 3)));
+    if (b->all.data && b->n + tensor_dim(u8, 0) <= b->n_all)
+        run_read(r, u8, (char *)b->all.data + (size_t)b->n * frame);
+    b->n += tensor_dim(u8, 0);
+}
 
 static int avatar_stage_to_u8(void *arg, struct run *r, struct tensor y)
 {
     struct avatar_stage_bytes *b = arg;
+    struct tensor u8 = op_to_u8(r, y);
 
-    return b->take(b->arg, r, op_to_u8(r, y));
+    if (!run_failed(r) && u8.data)
+        avatar_stage_frames(b, r, u8);
+    return b->take(b->arg, r, u8);
 }
 
 int avatar_stage_decode(struct avatar_parts *p, struct run *r, struct avatar_job *j, vae_frames_fn *take,
                         void *arg)
 {
-    struct avatar_stage_bytes b = {take, arg};
+    struct avatar_stage_bytes b = {.take = take, .arg = arg, .dump = j->dump, .n_all = j->n_video};
     size_t mark = run_mark(r);
     int rc;
 
