@@ -23,7 +23,7 @@ struct backend {
     struct app *app;
     struct redis_async *conn;
     uv_timer_t tick, first;
-    int n_refs; /* handles that are not closed, files that are being removed in the pool */
+    int n_refs; /* handles that are not closed, what the pool still works on */
     bool ready, checking, told;
     void (*on_first)(struct app *app, int rc, const struct err *err);
     struct err why;
@@ -44,6 +44,11 @@ struct forget {
     struct backend *b;
     char volume[CONF_TEXT_MAX];
     json_t *ids; /* owned */
+};
+
+struct sweep {
+    uv_work_t work;
+    struct backend *b;
 };
 
 static void tell_first(struct backend *b, int rc, const struct err *err)
@@ -311,13 +316,40 @@ static void on_expired(void *arg, int rc, const void *bytes, size_t len, const s
     }
 }
 
+static void sweep_work(uv_work_t *w)
+{
+    const struct sweep *s = w->data;
+    blob_sweep(s->b->app->conf.volume, SWEEP_S);
+}
+
+static void sweep_after(uv_work_t *w, int status)
+{
+    struct sweep *s = w->data;
+    (void)status;
+    backend_unref(s->b);
+    mem_free(s);
+}
+
+/* In the pool: a slow volume must not hold up the loop. */
+static void sweep(struct backend *b)
+{
+    struct sweep *s = mem_zalloc(sizeof *s);
+    if (!s)
+        return;
+    *s = (struct sweep){.b = b, .work.data = s};
+    if (uv_queue_work(b->app->loop, &s->work, sweep_work, sweep_after) < 0)
+        mem_free(s);
+    else
+        b->n_refs++;
+}
+
 static void on_tick(uv_timer_t *t)
 {
     struct backend *b = t->data;
     struct queue_cmd c = {0};
     struct err err = {0};
     if (b->n_ticks++ % SWEEP_EVERY_TICKS == 0)
-        blob_sweep(b->app->conf.volume, SWEEP_S);
+        sweep(b);
     if (!b->ready && redis_async_up(b->conn))
         check_begin(b);
     else if (b->ready && queue_cmd_expire(&c, &b->app->queue, &err) == 0)

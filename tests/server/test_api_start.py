@@ -226,3 +226,18 @@ def test_a_client_that_only_drips_is_closed(folder, redis_server):
     drip.close()
     assert closed and time.monotonic() - start < 4
     assert d.stop() == 0
+
+
+def test_what_dead_writers_left_goes(folder, redis_server):
+    tmp = os.path.join(folder, "volume", "tmp")
+    os.makedirs(tmp)
+    for name, age in (("put-old", 2 * 86400), ("put-new", 60)):
+        path = os.path.join(tmp, name)
+        open(path, "w").close()
+        os.utime(path, (time.time() - age,) * 2)
+    d = Dispatcher(folder, redis_server.path)
+    end = time.monotonic() + 5
+    while "put-old" in os.listdir(tmp) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert os.listdir(tmp) == ["put-new"]
+    assert d.stop() == 0
