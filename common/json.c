@@ -28,17 +28,22 @@ static int depth_of(const char *s, size_t n)
     return deepest;
 }
 
-int json_parse(const char *text, size_t len, int max_depth, json_t **ret, struct err *err)
+static int parse(const char *text, size_t len, int max_depth, size_t flags, json_t **ret, struct err *err)
 {
     json_error_t why;
     int depth = depth_of(text, len);
     if (depth > max_depth)
         return err_set(err, ERR_BADREQ, "JSON: nested %d deep, at most %d is allowed", depth, max_depth);
-    json_t *v = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &why);
+    json_t *v = json_loadb(text, len, flags | JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &why);
     if (!v)
         return err_set(err, ERR_BADREQ, "JSON: line %d, column %d: %s", why.line, why.column, why.text);
     *ret = v;
     return 0;
+}
+
+int json_parse(const char *text, size_t len, int max_depth, json_t **ret, struct err *err)
+{
+    return parse(text, len, max_depth, 0, ret, err);
 }
 
 static int slurp(FILE *f, struct buf *b)
@@ -53,7 +58,7 @@ static int slurp(FILE *f, struct buf *b)
     return ferror(f) ? ERR_IO : 0;
 }
 
-int json_read_file(const char *path, size_t max_bytes, json_t **ret, struct err *err)
+static int read_file(const char *path, size_t max_bytes, size_t flags, json_t **ret, struct err *err)
 {
     struct buf b;
     buf_init(&b, max_bytes);
@@ -64,10 +69,20 @@ int json_read_file(const char *path, size_t max_bytes, json_t **ret, struct err 
     fclose(f);
     if (rc < 0) {
         err_set(err, rc, "%s: %s", path, err_text(rc));
-    } else if ((rc = json_parse(b.data ? b.data : "", b.len, 64, ret, err)) < 0) {
+    } else if ((rc = parse(b.data ? b.data : "", b.len, 64, flags, ret, err)) < 0) {
         err_wrap(err, "%s", path);
         rc = ERR_FORMAT;
     }
     buf_done(&b);
     return rc;
+}
+
+int json_read_file(const char *path, size_t max_bytes, json_t **ret, struct err *err)
+{
+    return read_file(path, max_bytes, 0, ret, err);
+}
+
+int json_read_file_nul(const char *path, size_t max_bytes, json_t **ret, struct err *err)
+{
+    return read_file(path, max_bytes, JSON_ALLOW_NUL, ret, err);
 }

@@ -12,5 +12,7 @@
 int json_parse(const char *text, size_t len, int max_depth, json_t **ret, struct err *err);
 /* The same from a file of at most max_bytes. ERR_NOTFOUND, ERR_TOOBIG, ERR_FORMAT. */
 int json_read_file(const char *path, size_t max_bytes, json_t **ret, struct err *err);
+/* The same; strings may hold NUL, and json_string_length tells how long they are. For lists of test strings. */
+int json_read_file_nul(const char *path, size_t max_bytes, json_t **ret, struct err *err);
 
 #endif

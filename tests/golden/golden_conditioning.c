@@ -52,7 +52,7 @@ static void golden_conditioning_file(struct golden *g, json_t *named, const char
 /* The first in.* tensor of that type, none if there is none. */
 static struct tensor golden_conditioning_in(struct golden *g, enum dtype dtype)
 {
-    for (size_t i = 0; i < ckpt_count(g->file); i++)
+    for (size_t i = 0; g->file != NULL && i < ckpt_count(g->file); i++)
         if (str_starts(ckpt_name(g->file, i), "in.") && ckpt_tensor(g->file, i).dtype == dtype)
             return ckpt_tensor(g->file, i);
     return TENSOR_NONE;
@@ -342,8 +342,8 @@ void golden_conditioning_case(struct golden *g)
     struct golden_pipeline p = {0};
 
     golden_conditioning_request(g, &p);
-    if (golden_conditioning_picture(g, &p) && golden_conditioning_sound(g, &p) &&
-        golden_pipeline_dump(g, &p) && golden_pipeline_face(g, &p) && golden_pipeline_run(g, &p)) {
+    if (g->file != NULL && golden_conditioning_picture(g, &p) && golden_conditioning_sound(g, &p) &&
+        golden_pipeline_count(g, &p) && golden_pipeline_dump(g, &p) && golden_pipeline_face(g, &p) && golden_pipeline_run(g, &p)) {
         for (size_t i = 0; i < ckpt_count(g->file); i++)
             if (str_starts(ckpt_name(g->file, i), "out."))
                 golden_conditioning_one(g, &p, ckpt_name(g->file, i));

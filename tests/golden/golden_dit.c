@@ -327,9 +327,16 @@ static void fn_single_block(struct golden *g, const struct dit *d)
     struct dit_mods m;
     struct tensor cos, sin, out = new_like(g, "out.x");
     rope_of(g, d, &cos, &sin);
+    if (d->dims.n_single < 3) {
+        golden_fail(g, "block 2 of %d", d->dims.n_single);
+        return;
+    }
     dit_cond_mods(r, d, golden_in(g, "in.vec"), 2, &m);
     for (int row = 0; row < 2; row++) {
-        struct tensor x = joined(g, row), mod = dit_cond_mod_single(d, &m, row, 2);
+        struct tensor x = joined(g, row),
+                      mod = d->dims.n_single > 3 /* the last block's are kept apart */
+                                ? dit_cond_mod_single(d, &m, row, 2)
+                                : tensor_slice(dit_cond_mod_last(&m, row), 0, 0, 3 * d->dims.hidden);
         const int64_t n = first_segment(g, row), all = x.shape[0];
         dit_block_single(r, d, 2, mod, tensor_slice(x, 0, 0, n), cos, sin);
         if (n < all)

@@ -17,7 +17,7 @@ struct golden_pipeline {
     atomic_int cancel;
     char noise[2200], dump[64];
     uint8_t *rgb; /* owned: [frames, height, width, 3] */
-    int64_t frames;
+    int64_t frames, n_silent; /* made; what the reference makes behind them and ours does not */
     int width, height;
     struct ckpt *made; /* the dump */
 };
@@ -25,6 +25,10 @@ struct golden_pipeline {
 /* The face that the reference would take: not always the largest, which is ours (MODEL.md), so it is asked
  * for by its box. The miniature detector fires at dozens of places. */
 bool golden_pipeline_face(struct golden *g, struct golden_pipeline *p);
+/* How many frames to ask for, true. The reference's driver cuts the sound only to fewer frames than it makes of it,
+ * at most 400; at 12.5 fps it makes all that it counts at 25; behind the 400 it makes five over silence, ours does
+ * not. */
+bool golden_pipeline_count(struct golden *g, struct golden_pipeline *p);
 /* A temporary file for the dump; hands image and wave to the request. */
 bool golden_pipeline_dump(struct golden *g, struct golden_pipeline *p);
 /* Runs and opens the dump. */

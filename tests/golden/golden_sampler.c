@@ -97,6 +97,20 @@ static int check_steps(json_t *seen, double guidance)
     return wrong;
 }
 
+/* One clip: frames and steps are given, the rest was seen. */
+static bool check_seen(struct golden *g, json_t *seen)
+{
+    struct window_plan p;
+    if (window_plan_init(&p, json_integer_value(json_object_get(seen, "frames")), &g->err) < 0)
+        return false;
+    const int wrong =
+        check_plan(seen, &p) + check_starts(seen, &p) + check_audio(seen, &p) + check_steps(seen, 7.5);
+    if (wrong)
+        golden_fail(g, "windows: %d values of the case of %lld frames differ", wrong, (long long)p.n_frames);
+    golden_note(g, "windows", wrong);
+    return true;
+}
+
 static void check_windows(struct golden *g)
 {
     char path[1200];
@@ -108,24 +122,27 @@ static void check_windows(struct golden *g)
             golden_fail(g, "%s", err.text);
         return;
     }
-    for (size_t i = 0; i < json_array_size(all); i++) {
-        json_t *seen = json_array_get(all, i);
-        struct window_plan p;
-        if (window_plan_init(&p, json_integer_value(json_object_get(seen, "frames")), &g->err) < 0)
+    for (size_t i = 0; i < json_array_size(all); i++)
+        if (!check_seen(g, json_array_get(all, i)))
             break;
-        const int wrong =
-            check_plan(seen, &p) + check_starts(seen, &p) + check_audio(seen, &p) + check_steps(seen, 7.5);
-        if (wrong)
-            golden_fail(g, "windows.json: %d values of the case of %lld frames differ", wrong,
-                        (long long)p.n_frames);
-        golden_note(g, "windows.json", wrong);
-    }
     json_decref(all);
+}
+
+/* The record as a twin: one clip, or a list of them. */
+static void case_windows(struct golden *g)
+{
+    json_t *all = golden_param_json(g, "windows");
+    all = json_is_array(all) ? all : golden_param_json(g, "cases");
+    if (!json_is_array(all))
+        check_seen(g, g->twin);
+    for (size_t i = 0; i < json_array_size(all); i++)
+        if (!check_seen(g, json_array_get(all, i)))
+            break;
 }
 
 static void case_schedule(struct golden *g)
 {
-    for (size_t i = 0; i < ckpt_count(g->file); i++) {
+    for (size_t i = 0; g->file && i < ckpt_count(g->file); i++) {
         int n = 0;
         if (sscanf(ckpt_name(g->file, i), "out.sigmas%d", &n) == 1 && n > 0 && n <= SAMPLER_MAX_STEPS)
             check_schedule(g, n);
@@ -237,6 +254,7 @@ static void case_loop(struct golden *g)
 
 const struct golden_kind golden_sampler_kinds[] = {
     {"sampler.schedule", case_schedule},
+    {"sampler.windows", case_windows},
     {"sampler.loop", case_loop},
     {NULL, NULL},
 };

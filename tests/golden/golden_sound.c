@@ -134,25 +134,64 @@ static void tap_mel(void *arg, struct run *r, const char *name, struct tensor t)
     s->n_columns += n;
 }
 
-/* Stored: [n_mels, chosen columns]. */
-static void check_mel(struct golden *g, const struct sound *s)
+/* Stored: [n_mels, chosen columns], or all columns where no list is named. */
+static void check_mel(struct golden *g, const struct sound *s, const char *name, const char *list)
 {
-    struct tensor columns = golden_host(g, "mid.mel_columns");
-    int64_t n = tensor_count(columns), m = s->n_mels;
-    float *chosen = columns.dtype == DTYPE_I32 ? mem_calloc((size_t)(n * m), sizeof *chosen) : NULL;
+    struct tensor columns = list ? golden_host(g, list) : TENSOR_NONE;
+    int64_t n = list ? tensor_count(columns) : s->n_columns, m = s->n_mels;
+    float *chosen =
+        !list || columns.dtype == DTYPE_I32 ? mem_calloc((size_t)(n * m + 1), sizeof *chosen) : NULL;
     if (!chosen) {
-        golden_fail(g, "mid.mel_columns must be i32");
+        golden_fail(g, "%s must be i32", list ? list : name);
         return;
     }
     for (int64_t i = 0; i < n * m; i++) {
-        int64_t column = ((const int32_t *)columns.data)[i % n];
-        if (column < s->n_columns)
+        int64_t column = list ? ((const int32_t *)columns.data)[i % n] : i % n;
+        if (column >= 0 && column < s->n_columns)
             chosen[i] = s->mel[column * m + i / n];
         else
-            golden_fail(g, "mid.mel_columns[%lld] is past the sound", (long long)(i % n));
+            golden_fail(g, "%s[%lld] is past the sound", list ? list : name, (long long)(i % n));
     }
-    golden_check_host(g, "mid.mel", chosen, n * m);
+    golden_check_host(g, name, chosen, n * m);
     mem_free(chosen);
+}
+
+/* An input that is named as a result. */
+static void check_echo(struct golden *g, const char *name)
+{
+    struct tensor t = golden_has(g, name) ? golden_host(g, name) : TENSOR_NONE;
+    int64_t same[4096], n = tensor_count(t);
+    if (t.dtype != DTYPE_I32 || n > 4096)
+        return;
+    for (int64_t i = 0; i < n; i++)
+        same[i] = ((const int32_t *)t.data)[i];
+    golden_check_exact(g, name, same, n);
+}
+
+/* The mel alone; the sound is the case's own, or that of encode_<name>. */
+static void case_mel(struct golden *g)
+{
+    static const char *const lists[] = {"out.mel_columns", "mid.mel_columns", "in.mel_columns", "in.columns"};
+    struct sound s;
+    char stem[256];
+    const char *list = NULL, *name = golden_has(g, "out.mel") ? "out.mel" : "mid.mel";
+    str_format(stem, sizeof stem, "encode_%s", str_starts(g->name, "mel_") ? g->name + 4 : g->name);
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
+        list = golden_has(g, lists[i]) ? lists[i] : list;
+    if (sound_begin(g, &s) && read_samples(g, &s, golden_has(g, "in.samples_i16") ? g->name : stem)) {
+        struct mel_tap tap = {g, &s};
+        g->run->tap = tap_mel;
+        g->run->tap_arg = &tap;
+        whisper_encode(g->run, s.whisper, s.samples, s.n);
+        g->run->tap = NULL;
+        check_echo(g, "out.mel_columns");
+        const int64_t shape[2] = {s.n_mels, s.n_columns};
+        if (golden_has(g, "out.mel_shape"))
+            golden_check_exact(g, "out.mel_shape", shape, 2);
+        if (!run_failed(g->run))
+            check_mel(g, &s, name, list);
+    }
+    sound_end(&s);
 }
 
 static void case_encode(struct golden *g)
@@ -166,12 +205,9 @@ static void case_encode(struct golden *g)
         struct tensor states = whisper_encode(r, s.whisper, s.samples, s.n);
         r->tap = NULL;
         struct tensor rows = op_gather(r, states, 0, golden_in(g, "out.rows"));
-        int64_t same[4096], n = tensor_count(golden_host(g, "out.rows"));
-        for (int64_t i = 0; i < n && i < 4096; i++) /* an input that is named as a result */
-            same[i] = ((const int32_t *)golden_host(g, "out.rows").data)[i];
-        golden_check_exact(g, "out.rows", same, n < 4096 ? n : 4096);
+        check_echo(g, "out.rows");
         if (!run_failed(r)) {
-            check_mel(g, &s);
+            check_mel(g, &s, "mid.mel", "mid.mel_columns");
             golden_check(g, "out.states", tensor_permute(rows, (const int[]){1, 0, 2}));
         }
     }
@@ -203,7 +239,7 @@ static void check_sums(struct golden *g, struct tensor windows)
 static void check_windows(struct golden *g, struct sound *s, double fps)
 {
     struct run *r = g->run;
-    int64_t n_windows, n_total, same[64];
+    int64_t n_windows, n_total;
     int64_t n = whisper_frames(s->n);
     if (golden_param_json(g,
                           "error")) { /* the reference fails; ours makes windows, with silence past the end */
@@ -219,11 +255,7 @@ static void check_windows(struct golden *g, struct sound *s, double fps)
     const int64_t silent[4] = {WHISPER_FRAMES_PADDED, shape[1], shape[2], shape[3]};
     golden_check_exact(g, "out.shape", shape, 4);
     golden_check_exact(g, "out.uncond_shape", silent, 4);
-    struct tensor selected = golden_host(g, "out.selected");
-    int64_t n_selected = tensor_count(selected);
-    for (int64_t i = 0; i < n_selected && i < 64; i++) /* an input that is named as a result */
-        same[i] = ((const int32_t *)selected.data)[i];
-    golden_check_exact(g, "out.selected", same, n_selected < 64 ? n_selected : 64);
+    check_echo(g, "out.selected");
     golden_check(g, "out.windows",
                  op_gather(r, tensor_view(y, 2, SHAPE(n_total, shape[1] * shape[2] * shape[3])), 0,
                            golden_in(g, "out.selected")));
@@ -281,6 +313,7 @@ const struct golden_kind golden_sound_kinds[] = {
     {"whisper.filterbank", case_filterbank},
     {"whisper.encode", case_encode},
     {"whisper.windows", case_windows},
+    {"whisper.mel", case_mel},
     {"audio.resample", case_resample},
     {NULL, NULL},
 };

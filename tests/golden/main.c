@@ -7,6 +7,7 @@
  */
 #include <dirent.h>
 #include <fnmatch.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -213,7 +214,7 @@ static int run_all(const struct options *o, const struct list *l)
     for (int i = 0; i < l->n; i++) {
         json_t *twin = NULL;
         struct err bad = {0};
-        if (json_read_file(l->path[i], 64u << 20, &twin, &bad) < 0) {
+        if (json_read_file_nul(l->path[i], 64u << 20, &twin, &bad) < 0) {
             printf("FAIL   %s: %s\n", l->path[i], bad.text);
             t.failed++;
         } else if (json_is_string(json_object_get(twin, "kind"))) {
@@ -243,8 +244,10 @@ int main(int argc, char **argv)
             break;
     }
     bool ok = i < argc && !str_starts(argv[i], "--");
-    for (; ok && i < argc; i++)
-        ok = collect(&l, argv[i], 0);
+    for (; ok && i < argc; i++) {
+        char whole[PATH_MAX]; /* "." and "x/" too have a name and a folder above */
+        ok = collect(&l, realpath(argv[i], whole) ? whole : argv[i], 0);
+    }
     if (ok) {
         if (l.n)
             qsort(l.path, (size_t)l.n, sizeof *l.path, by_text);

@@ -55,6 +55,8 @@ int llama_bind(struct llama *m, struct binder *b, const struct llama_config *con
     }
     str_format(name, sizeof name, "%s.norm.", prefix);
     bind_ignore(b, name);
+    str_format(name, sizeof name, "%s.rotary_emb.", prefix); /* a constant, of the whole model in later files */
+    bind_ignore(b, name);
     return 0;
 }
 
