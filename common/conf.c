@@ -35,7 +35,10 @@ enum { N_ROWS = sizeof(rows) / sizeof(rows[0]) };
 
 static const struct {
     const char *name, *choices;
-} choices[] = {{"log_format", "kv|json"}, {"log_level", "debug|info|warn|error"}, {"precision", "f32|bf16"}};
+} choices[] = {{"log_format", "kv|json"},
+             {"log_level", "debug|info|warn|error"},
+             {"precision", "f32|bf16"},
+             {"round", "bf16|f32"}};
 
 static bool same_name(const char *a, const char *b) /* '-' and '_' are one */
 {

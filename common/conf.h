@@ -64,6 +64,8 @@ enum { CONF_DISPATCHER = 1, CONF_WORKER = 2, CONF_CLI = 4, CONF_ALL = 7 };
     X(STR, worker_name, "", 0, 0, "", CONF_WORKER,                                                           \
       "name in the list of workers; default: host and process number")                                       \
     X(STR, device, "cpu", 0, 0, "", CONF_WORKER | CONF_CLI, "cpu, cpu_ref or cuda[:N]")                      \
+    X(STR, round, "bf16", 0, 0, "", CONF_WORKER | CONF_CLI,                                                  \
+      "latents after each step: bf16, as the reference rounds them, or f32 for tight comparisons")           \
     X(STR, precision, "f32", 0, 0, "", CONF_WORKER | CONF_CLI, "of linear weights on the CPU: f32 or bf16")  \
     X(BOOL, fp8, "no", 0, 1, "", CONF_WORKER | CONF_CLI, "use the fp8 transformer of the checkpoint folder") \
     X(STR, noise, "", 0, 0, "", CONF_WORKER,                                                                 \

@@ -118,6 +118,7 @@ static int read_params(struct work *w, struct err *err)
     q->steps = (int)schema_int(params, "num_inference_steps", 50);
     q->guidance = schema_num(params, "guidance_scale", 7.5);
     q->shift = schema_num(params, "flow_shift", 5);
+    q->round_bf16 = strcmp(c->round, "bf16") == 0;
     q->noise_path = c->noise[0] ? c->noise : NULL;
     q->dump_path = c->dump[0] ? c->dump : NULL;
     if (schema_size(params, &q->size, &q->width, &q->height) < 0)

@@ -86,19 +86,28 @@ def with_means(dump):
                               [x for c in range(channels) for x in ref[c * times * h * w:(c * times + 1) * h * w]])}
 
 
-# name of the case, its options as ours, a face box that has the mask of the reference's choice (which is not the largest face),
-# and what is not compared: the reference's square case rounds no latents to bf16, ours always does
+# name of the case, its options, ours (a face box that has the mask of the reference's choice, which is not the largest face), and
+# by how much 1 % of the frames' bytes and all of them may differ
 REFERENCE = [
     ("bf16", ["--steps", "6", "--cfg", "5.0", "--prompt", ""],
-     ["--steps", "6", "--guidance", "5.0", "--prompt", "", "--face", "42.1875,43.75,3.125,2.5"], []),
+     ["--steps", "6", "--guidance", "5.0", "--prompt", "", "--face", "42.1875,43.75,3.125,2.5"], (4, 16)),
     ("square", ["--steps", "13", "--round", "f32", "--prompt", "A man speaks to the camera."],
-     ["--steps", "13", "--prompt", "A man speaks to the camera.", "--face", "70,112,4,8"],
-     ["mid.step06", "out.latents"]),
+     ["--steps", "13", "--round", "f32", "--prompt", "A man speaks to the camera.", "--face", "70,112,4,8"], (2, 8)),
 ]
 
 
-@pytest.mark.parametrize("name, options, words, skipped", REFERENCE, ids=[r[0] for r in REFERENCE])
-def test_run_with_noise_and_dump_gives_the_reference(tmp_path, name, options, words, skipped):
+def frames_are_near(ours, which, want, near):
+    """The sampled frames `which`: 99 % of the bytes within near[0], all within near[1]."""
+    (_, h, w, c), values = ours
+    size = h * w * c
+    assert want[0] == [len(which), h, w, c]
+    apart = [abs(a - b) for i, at in enumerate(which)
+             for a, b in zip(values[at * size:(at + 1) * size], want[1][i * size:(i + 1) * size])]
+    assert max(apart) <= near[1] and sum(d > near[0] for d in apart) <= len(apart) / 100
+
+
+@pytest.mark.parametrize("name, options, words, near", REFERENCE, ids=[r[0] for r in REFERENCE])
+def test_run_with_noise_and_dump_gives_the_reference(tmp_path, name, options, words, near):
     """The named tensors are those of the reference's run from the same noise."""
     base = os.path.join(PIPELINE, name)
     with open(base + ".json") as f:
@@ -110,12 +119,13 @@ def test_run_with_noise_and_dump_gives_the_reference(tmp_path, name, options, wo
     assert done.returncode == 0, done
     ours, want = with_means(read_safetensors(dump)), read_safetensors(base + ".safetensors")
     atol, rtol = twin["tolerance"]["atol"], twin["tolerance"]["rtol"]
-    compared = [k for k in want if k in ours and k not in skipped and k != "out.frames"]
+    compared = [k for k in want if k in ours and k != "out.frames"]
     for k in compared:
         (shape, values), (its_shape, its_values) = ours[k], want[k]
         worst = max(abs(a - b) - rtol * abs(b) for a, b in zip(values, its_values))
         assert shape == its_shape and not math.isnan(sum(values)) and worst <= atol, "%s: %g beyond %g" % (k, worst, atol)
-    assert set(want) - set(compared) - set(skipped) <= {"in.frames", "out.frames", "out.mean"} # the video's, not dumped
+    assert set(want) - set(compared) == {"in.frames", "out.frames", "out.mean"}
+    frames_are_near(ours["out.frames"], want["in.frames"][1], want["out.frames"], near)
     assert int(probe(video)["video"]["nb_read_frames"]) == twin["params"]["frames"]
 
 
