@@ -203,10 +203,8 @@ int command_bench(int argc, char **argv)
     struct run r = {0};
     struct err err = {0};
     int rc = read_words(&w, argc, argv, &err);
-    if (rc == ERR_INVALID) {
-        fprintf(stderr, "troupe bench: %s\n", err.text);
-        return 2;
-    }
+    if (rc < 0)
+        return command_words_fail(argc, argv, &err);
     if (w.help) {
         fputs(usage, stdout);
         return 0;
@@ -225,7 +223,5 @@ int command_bench(int argc, char **argv)
     }
     if (d)
         device_close(d);
-    if (rc < 0)
-        fprintf(stderr, "troupe bench: %s\n", err.text);
-    return rc < 0;
+    return rc < 0 ? command_words_fail(argc, argv, &err) : 0;
 }

@@ -175,7 +175,5 @@ int command_plan(int argc, char **argv)
     else if (rc == 0)
         print_text(&plan);
     avatar_close(a);
-    if (rc < 0)
-        fprintf(stderr, "troupe plan: %s\n", err.text);
-    return rc == 0 ? 0 : rc == ERR_INVALID ? 2 : 1;
+    return rc < 0 ? command_words_fail(argc, argv, &err) : 0;
 }

@@ -1,10 +1,13 @@
 #include "worker/command_words.h"
 
+#include <stdio.h>
 #include <string.h>
 
+#include "common/json.h"
 #include "common/str.h"
 
-static int unknown(const char *const *options, const char *command, const char *word, const char *name, struct err *err)
+static int unknown(const char *const *options, const char *command, const char *word, const char *name,
+                   struct err *err)
 {
     const char *best = str_nearest(name, options);
     if (best)
@@ -12,8 +15,8 @@ static int unknown(const char *const *options, const char *command, const char *
     return err_set(err, ERR_INVALID, "there is no option %s: see troupe %s --help", word, command);
 }
 
-int command_words_next(const char *const *options, int n_flags, int argc, char **argv, int *i, int *ret_option,
-                       const char **ret_value, struct err *err)
+int command_words_next(const char *const *options, int n_flags, int argc, char **argv, int *i,
+                       int *ret_option, const char **ret_value, struct err *err)
 {
     const char *word = strcmp(argv[*i], "-h") == 0 ? "--help" : argv[*i];
     size_t n = strcspn(word, "=");
@@ -34,4 +37,19 @@ int command_words_next(const char *const *options, int n_flags, int argc, char *
     if (!*ret_value)
         *ret_value = argv[++*i];
     return 0;
+}
+
+int command_words_fail(int argc, char **argv, const struct err *err)
+{
+    fprintf(stderr, "troupe %s: %s\n", argv[0], err->text);
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--json") != 0)
+            continue;
+        json_t *v = json_pack("{s:{s:s, s:s}}", "error", "code", err_name(err->code), "detail", err->text);
+        json_dumpf(v, stdout, JSON_COMPACT);
+        fputc('\n', stdout);
+        json_decref(v);
+        break;
+    }
+    return err->code == ERR_INVALID ? 2 : 1;
 }

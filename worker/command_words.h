@@ -16,4 +16,8 @@
 int command_words_next(const char *const *options, int n_flags, int argc, char **argv, int *i,
                        int *ret_option, const char **ret_value, struct err *err);
 
+/* "troupe PLAN: sentence" on stderr, {"error": ...} on stdout too where --json is among the words; the exit
+ * code. */
+int command_words_fail(int argc, char **argv, const struct err *err);
+
 #endif

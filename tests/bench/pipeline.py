@@ -73,7 +73,7 @@ def run_troupe(build, ckpts, noise_file, work, o, precision, dump=None):
     before = time.perf_counter()
     command = [os.path.join(build, "cli", "troupe"), "run", "--json", "--ckpts", ckpts, "--image", o.image, "--audio", o.audio,
                "--size", str(o.size), "--steps", str(o.steps), "--frames", str(o.frames), "--noise", noise_file,
-               "--precision", precision, "--prompt", "A person talks to the camera.", "--out", os.path.join(work, "troupe.mp4")]
+               "--precision", precision, "--round", "f32", "--prompt", "A person talks to the camera.", "--out", os.path.join(work, "troupe.mp4")]
     if dump:
         command += ["--dump", dump]
     p = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
