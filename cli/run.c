@@ -101,7 +101,9 @@ static void stop(struct running *w)
 static int run_all(struct cli *c, const json_t *fields, struct running *w, struct err *err)
 {
     cli_catch_signals();
-    int rc = start(c, w, err);
+    int rc = submit_check(fields, err);
+    if (rc == 0)
+        rc = start(c, w, err);
     if (rc == 0 && w->stay)
         up_say_where(c, w->cluster);
     if (rc == 0)

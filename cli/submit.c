@@ -46,23 +46,33 @@ static int check_file(const char *name, const char *path, struct err *err)
     return 0;
 }
 
+int submit_check(const json_t *fields, struct err *err)
+{
+    const struct schema *s = schema_find("avatar");
+    int rc = 0;
+    for (size_t i = 0; i < s->n_fields && rc == 0; i++) {
+        const struct schema_field *f = &s->fields[i];
+        const char *path = json_string_value(json_object_get(fields, f->name));
+        if (!path && (f->flags & SCHEMA_REQUIRED))
+            rc = err_set(err, ERR_INVALID, "--%s is needed: a file", f->name);
+        else if (path && f->type == SCHEMA_MEDIA)
+            rc = check_file(f->name, path, err);
+    }
+    return rc;
+}
+
 int submit_request(const struct cli *c, const json_t *fields, json_t **ret, struct err *err)
 {
     struct http_part part[PARTS_MAX] = {0};
     const struct schema *s = schema_find("avatar");
-    int n = 0, rc = 0;
+    int n = 0, rc = submit_check(fields, err);
     for (size_t i = 0; i < s->n_fields && n < PARTS_MAX && rc == 0; i++) {
         const struct schema_field *f = &s->fields[i];
         const json_t *v = json_object_get(fields, f->name);
-        if (!v && (f->flags & SCHEMA_REQUIRED))
-            rc = err_set(err, ERR_INVALID, "--%s is needed: a file", f->name);
         if (!v)
             continue;
         part[n] = (struct http_part){.name = f->name, .is_file = f->type == SCHEMA_MEDIA};
-        part[n].value = json_is_array(v) ? tags_of(v) : text_of(v);
-        if (part[n].is_file && rc == 0)
-            rc = check_file(f->name, part[n].value, err);
-        n++;
+        part[n++].value = json_is_array(v) ? tags_of(v) : text_of(v);
     }
     if (rc == 0)
         rc = http_form(c, "/v1/jobs", part, n, NULL, NULL, ret, err);

@@ -6,6 +6,8 @@
 #include "cli/cli.h"
 #include "common/json.h"
 
+/* Are the files there? ERR_INVALID names the one that is missing. submit_request does this itself. */
+int submit_check(const json_t *fields, struct err *err);
 /* fields: what args_read collected; image and audio are paths. *ret: the answer (owned), with "id".
  * ERR_INVALID for a missing file, or what the dispatcher refuses, in its words. */
 int submit_request(const struct cli *c, const json_t *fields, json_t **ret, struct err *err);
