@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/str.h"
+
 static const struct {
     const char *name, *text;
     int http;
@@ -54,7 +56,8 @@ int err_set(struct err *e, int code, const char *fmt, ...)
     if (e && e->code == 0) {
         va_list ap;
         va_start(ap, fmt);
-        vsnprintf(e->text, sizeof e->text, fmt, ap);
+        if (vsnprintf(e->text, sizeof e->text, fmt, ap) >= (int)sizeof e->text)
+            str_end_whole(e->text);
         va_end(ap);
         e->code = code;
     }
@@ -73,6 +76,7 @@ int err_wrap(struct err *e, const char *fmt, ...)
     snprintf(all, sizeof all, "%s: %s", head, e->text);
     all[sizeof e->text - 1] = 0;
     memcpy(e->text, all, sizeof e->text);
+    str_end_whole(e->text);
     return e->code;
 }
 

@@ -49,6 +49,17 @@ int str_parse_bool(const char *s, bool *ret)
     return ERR_INVALID;
 }
 
+void str_end_whole(char *text)
+{
+    size_t n = strlen(text), tail = 0;
+    while (tail < 3 && tail < n && ((unsigned char)text[n - 1 - tail] & 0xc0) == 0x80)
+        tail++;
+    unsigned char lead = tail < n ? (unsigned char)text[n - 1 - tail] : 0;
+    size_t bytes = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : lead >= 0xc0 ? 2 : 1;
+    if (bytes > tail + 1)
+        text[n - 1 - tail] = 0;
+}
+
 int str_copy(char *dst, size_t size, const char *src)
 {
     return str_format(dst, size, "%s", src);
@@ -60,7 +71,13 @@ int str_format(char *dst, size_t size, const char *fmt, ...)
     va_start(ap, fmt);
     int n = vsnprintf(dst, size, fmt, ap);
     va_end(ap);
-    return n < 0 ? ERR_INTERNAL : (size_t)n >= size ? ERR_TOOBIG : 0;
+    if (n >= 0 && (size_t)n < size)
+        return 0;
+    if (n < 0)
+        return ERR_INTERNAL;
+    if (size)
+        str_end_whole(dst);
+    return ERR_TOOBIG;
 }
 
 int str_path(char *dst, size_t size, const char *dir, const char *name)

@@ -17,6 +17,9 @@ int str_format(char *dst, size_t size, const char *fmt, ...) __attribute__((form
 /* dir + "/" + name */
 int str_path(char *dst, size_t size, const char *dir, const char *name);
 
+/* Drops the first bytes of a UTF-8 character whose last ones were cut off at the end (str_copy and str_format do). */
+void str_end_whole(char *text);
+
 bool str_starts(const char *s, const char *prefix);
 bool str_ends(const char *s, const char *suffix);
 bool str_utf8_ok(const char *s, size_t n); /* RFC 3629: no overlong forms, no surrogates, <= U+10FFFF */

@@ -137,10 +137,31 @@ static void test_distance(void **state)
     assert_int_equal(str_distance("abcdefgh", "ijklmnop", 4), 4);
 }
 
+/* A cut leaves no half character: such a text could not be told in JSON. */
+static void test_cut(void **state)
+{
+    (void)state;
+    char dst[8];
+    static const char *const sources[] = {"abcdefgh", "abcdef\u00e9", "abcde\u20ac", "abcd\U0001F600",
+                                          "\u00e9\u00e9\u00e9\u00e9"};
+    static const char *const cut[] = {"abcdefg", "abcdef", "abcde", "abcd", "\u00e9\u00e9\u00e9"};
+    for (size_t i = 0; i < sizeof(cut) / sizeof(cut[0]); i++) {
+        assert_int_equal(str_copy(dst, sizeof(dst), sources[i]), ERR_TOOBIG);
+        assert_string_equal(dst, cut[i]);
+    }
+    struct err err = {0};
+    char longer[sizeof(err.text) + 2] = "";
+    memset(longer, 'a', sizeof(err.text) - 2);
+    str_copy(longer + sizeof(err.text) - 2, 4, "\u00e9");
+    err_set(&err, ERR_IO, "%s", longer);
+    assert_int_equal(strlen(err.text), sizeof(err.text) - 2);
+    assert_true(str_utf8_ok(err.text, strlen(err.text)));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_kv), cmocka_unit_test(test_json),
                                        cmocka_unit_test(test_clock), cmocka_unit_test(test_addresses),
-                                       cmocka_unit_test(test_distance)};
+                                       cmocka_unit_test(test_distance), cmocka_unit_test(test_cut)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
