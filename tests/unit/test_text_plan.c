@@ -136,6 +136,33 @@ static void test_extra_and_missing(void **state)
     }
 }
 
+/* What published files hold beside the weights that are used is passed over. */
+static void test_side_names(void **state)
+{
+    static const char *const side[] = {
+        "vision_tower.vision_model.embeddings.position_ids\tI64\t1x577\tunused\n"
+        "language_model.model.rotary_emb.inv_freq\tF32\t64\tunused\n"
+        "language_model.model.layers.3.self_attn.rotary_emb.inv_freq\tF32\t64\tunused\n",
+        "text_model.embeddings.position_ids\tI64\t1x77\tunused\n"
+        "logit_scale\tF32\t1\tunused\n"
+        "visual_projection.weight\tF32\t768x1024\tunused\n"
+        "text_projection.weight\tF32\t768x768\tunused\n"
+        "vision_model.embeddings.position_ids\tI64\t1x257\tunused\n",
+        "model.decoder.embed_tokens.weight\tF32\t51865x384\tunused\n"
+        "proj_out.weight\tF32\t51865x384\tunused\n",
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+        struct buf b;
+        struct err err = {0};
+        read_list(&b, models[i].name, false, 0);
+        assert_int_equal(buf_puts(&b, side[i]), 0);
+        if (bind_text(&models[i], &b, &err) < 0)
+            fail_msg("%s: %s", models[i].name, err.text);
+        buf_done(&b);
+    }
+}
+
 static struct ckpt *list_of(const char *name)
 {
     struct buf b;
@@ -223,9 +250,9 @@ static void test_config(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lists),      cmocka_unit_test(test_extra_and_missing),
-        cmocka_unit_test(test_plan_llava), cmocka_unit_test(test_plan_others),
-        cmocka_unit_test(test_config),
+        cmocka_unit_test(test_lists),       cmocka_unit_test(test_extra_and_missing),
+        cmocka_unit_test(test_side_names),  cmocka_unit_test(test_plan_llava),
+        cmocka_unit_test(test_plan_others), cmocka_unit_test(test_config),
     };
     return cmocka_run_group_tests_name("text plan", tests, NULL, NULL);
 }
