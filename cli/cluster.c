@@ -50,8 +50,7 @@ struct cluster {
     atomic_int deaths;
 };
 
-/* ---- programs and folders
- * --------------------------------------------------------------------------------------------- */
+/* ---- programs and folders ---- */
 
 /* Beside this program (installed), in the sibling folders of a build tree, or on the PATH. */
 int cluster_find(const char *name, const char *package, char *ret, size_t size, struct err *err)
@@ -123,8 +122,7 @@ static int make_dirs(struct cluster *k, const char *volume, struct err *err)
     return 0;
 }
 
-/* ---- environment of the children
- * ------------------------------------------------------------------------------------- */
+/* ---- environment of the children ---- */
 
 static void add_env(void *arg, const char *name, const char *value)
 {
@@ -178,9 +176,7 @@ static void make_env(struct cluster *k, struct cli *c)
     add_env(k, "TROUPE_VOLUME", k->volume);
 }
 
-/* ---- children
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- children ---- */
 
 static void child_word(struct child *ch, const char *word)
 {
@@ -245,6 +241,36 @@ static bool child_ended(struct child *ch)
     return ch->pid == 0;
 }
 
+/* Workers and dispatcher first: they give jobs back to a Redis that is still there. */
+static void stop_range(struct cluster *k, int from, int to)
+{
+    for (int i = from; i < to; i++) {
+        if (k->child[i].pid > 0)
+            kill(k->child[i].pid, SIGTERM);
+    }
+    for (int64_t end = clock_us() + 10 * CLOCK_S; clock_us() < end;) {
+        bool left = false;
+        for (int i = from; i < to; i++)
+            left |= !child_ended(&k->child[i]);
+        if (!left)
+            return;
+        clock_sleep_us(5 * CLOCK_MS);
+    }
+    for (int i = from; i < to; i++) {
+        if (k->child[i].pid > 0) {
+            kill(k->child[i].pid, SIGKILL);
+            waitpid(k->child[i].pid, NULL, 0);
+        }
+    }
+}
+
+static void stop_all(struct cluster *k)
+{
+    stop_range(k, 1, k->n);
+    stop_range(k, 0, k->n > 0 ? 1 : 0);
+}
+
+/* Stops them too: a child ends with the thread that started it (PR_SET_PDEATHSIG), and Redis must outlive the rest. */
 static void *watch(void *arg)
 {
     struct cluster *k = arg;
@@ -265,11 +291,11 @@ static void *watch(void *arg)
         }
         clock_sleep_us(50 * CLOCK_MS);
     }
+    stop_all(k);
     return NULL;
 }
 
-/* ---- readiness
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- readiness ---- */
 
 static bool redis_answers(const struct cluster *k)
 {
@@ -347,8 +373,7 @@ static bool redis_ready(struct cluster *k)
     return redis_answers(k);
 }
 
-/* ---- start and stop
- * --------------------------------------------------------------------------------------------------- */
+/* ---- start and stop ---- */
 
 static int start_redis(struct cluster *k, struct err *err)
 {
@@ -473,29 +498,6 @@ int cluster_deaths(struct cluster *k)
     return atomic_load(&k->deaths);
 }
 
-/* Workers and dispatcher first: they give jobs back to a Redis that is still there. */
-static void stop_range(struct cluster *k, int from, int to)
-{
-    for (int i = from; i < to; i++) {
-        if (k->child[i].pid > 0)
-            kill(k->child[i].pid, SIGTERM);
-    }
-    for (int64_t end = clock_us() + 10 * CLOCK_S; clock_us() < end;) {
-        bool left = false;
-        for (int i = from; i < to; i++)
-            left |= !child_ended(&k->child[i]);
-        if (!left)
-            return;
-        clock_sleep_us(5 * CLOCK_MS);
-    }
-    for (int i = from; i < to; i++) {
-        if (k->child[i].pid > 0) {
-            kill(k->child[i].pid, SIGKILL);
-            waitpid(k->child[i].pid, NULL, 0);
-        }
-    }
-}
-
 void cluster_stop(struct cluster *k)
 {
     if (!k)
@@ -503,8 +505,8 @@ void cluster_stop(struct cluster *k)
     atomic_store(&k->stopping, true);
     if (k->watching)
         pthread_join(k->thread, NULL);
-    stop_range(k, 1, k->n);
-    stop_range(k, 0, k->n > 0 ? 1 : 0);
+    else
+        stop_all(k);
     unlink(k->socket);
     unlink(k->port_file);
     rmdir(k->run_dir);

@@ -241,8 +241,7 @@ int http_download(const struct cli *c, const char *path, const char *file, struc
     return rc;
 }
 
-/* ---- server-sent events (WHATWG HTML, section "Server-sent events")
- * --------------------------------------------------- */
+/* ---- server-sent events (WHATWG HTML, section "Server-sent events") ---- */
 
 struct stream {
     int (*fn)(void *arg, const char *event, const char *id, const char *data);

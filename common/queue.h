@@ -48,8 +48,7 @@ struct queue_cmd {
 };
 void queue_cmd_done(struct queue_cmd *c); /* zeroed or done already: fine. A builder calls it itself first */
 
-/* ---- at start
- * ------------------------------------------------------------------------------------------------- */
+/* ---- at start ---- */
 
 /* 1. INFO -> queue_check_info; 2. the version function -> queue_read_version (an error reply means: not
  * loaded);
@@ -68,8 +67,7 @@ int queue_version(void);                 /* ours: major * 1000 + minor */
  * ERR_REDIS: loading, read-only, wrong password, busy; ERR_NOMEM: Redis is at its maxmemory. */
 int queue_error(const char *text, size_t len, struct err *err);
 
-/* ---- clients
- * -------------------------------------------------------------------------------------------------- */
+/* ---- clients ---- */
 
 /* max_queue: refuse (ERR_LIMIT) when so many wait already. The job's idem_key and fingerprint make it
  * idempotent for 24 hours: the same key and fingerprint answer the first job (again = true); another
@@ -131,8 +129,7 @@ int queue_cmd_quiet(struct queue_cmd *c, const struct queue *q, const char *work
                     struct err *err);
 int queue_read_object(const void *bytes, size_t len, json_t **ret, struct err *err); /* why, stats, workers */
 
-/* ---- the event stream
- * ------------------------------------------------------------------------------------------ */
+/* ---- the event stream ---- */
 
 /* XREAD BLOCK: entries after last_id ("$": from now), nil after block_ms (0 is not allowed: every wait has an
  * end). XRANGE: entries after from ("-": oldest), for replays. Both: each entry has one field "e" whose value
@@ -156,8 +153,7 @@ struct queue_event {
 };
 int queue_read_event(const void *bytes, size_t len, struct queue_event *ret, struct err *err);
 
-/* ---- workers
- * --------------------------------------------------------------------------------------------------- */
+/* ---- workers ---- */
 
 /* BLPOP on the wake key for timeout_ms: any non-nil reply means "claim now"; nil: nothing came. */
 int queue_cmd_wake(struct queue_cmd *c, const struct queue *q, int64_t timeout_ms);
@@ -221,8 +217,7 @@ int queue_cmd_release(struct queue_cmd *c, const struct queue *q, const char *id
                       const char *why, struct err *err);
 int queue_read_release(const void *bytes, size_t len, enum job_state *ret_state, struct err *err);
 
-/* ---- the timer
- * -------------------------------------------------------------------------------------------------- */
+/* ---- the timer ---- */
 
 /* Everything that time does, up to 100 jobs a call: leases that ran out, retries that are due, deadlines,
  * stops that were not obeyed, records to forget. Run by every worker and dispatcher about once a second; any

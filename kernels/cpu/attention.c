@@ -46,8 +46,7 @@ _Static_assert(sizeof(float) * (P_FLOATS + Q_FLOATS + O_FLOATS + 2 * QUERIES) <=
 _Static_assert(Q_FLOATS >= P_FLOATS && O_FLOATS >= QUERIES * (WIDE + 16),
                "narrow heads fit with all queries");
 
-/* ---- packing
- * ----------------------------------------------------------------------------------------------- */
+/* ---- packing ---- */
 
 static void pack_keys(const struct job *j, float *dst, struct tensor k)
 {
@@ -88,8 +87,7 @@ static void pack(const struct job *j)
     }
 }
 
-/* ---- one tile
- * ---------------------------------------------------------------------------------------------- */
+/* ---- one tile ---- */
 
 /* The tile's queries, scaled, in blocks of ISA_KC of d: [block][n][ISA_PITCH]. */
 static void load_queries(const struct job *j, const struct tile *t)

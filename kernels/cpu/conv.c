@@ -61,8 +61,7 @@ static struct engine *engine_get(struct cpu *s)
     return e;
 }
 
-/* ---- plans
- * ------------------------------------------------------------------------------------------------- */
+/* ---- plans ---- */
 
 static void plan_free(void *value)
 {
@@ -198,8 +197,7 @@ static struct plan *plan_get(struct cpu *s, const struct engine *e, const struct
     return p && cpu_keep(s, &key, p, plan_free) == 0 ? p : NULL;
 }
 
-/* ---- weights
- * ----------------------------------------------------------------------------------------------- */
+/* ---- weights ---- */
 
 static int reorder(const struct engine *e, const struct job *j, const struct plan *p, float *wide,
                    void *packed)
@@ -272,8 +270,7 @@ static void *weights_get(struct run *r, struct cpu *s, const struct engine *e, c
     return run_failed(r) ? NULL : packed;
 }
 
-/* ---- calls
- * ------------------------------------------------------------------------------------------------- */
+/* ---- calls ---- */
 
 /* oneDNN has nothing for this shape. */
 static int by_reference(struct run *r, const struct job *j)

@@ -25,8 +25,7 @@ void cpu_close(struct device *d);
 /* Drops what was packed for weights whose data lies in [base, base + bytes). */
 void cpu_forget(struct device *d, const void *base, size_t bytes);
 
-/* ---- for the ops
- * ------------------------------------------------------------------------------------------- */
+/* ---- for the ops ---- */
 
 #define CPU_THREAD_BYTES ((size_t)1 << 20) /* scratch of one thread */
 #define CPU_KEY_NUMBERS 8

@@ -31,8 +31,7 @@ struct totals {
     int passed, failed, skipped;
 };
 
-/* ---- inputs
- * ------------------------------------------------------------------------------------------------ */
+/* ---- inputs ---- */
 
 static uint64_t next(struct side *s)
 {
@@ -144,8 +143,7 @@ struct tensor side_bytes(struct side *s, bool mask, int n_dims, const int64_t *s
     return t;
 }
 
-/* ---- running one case
- * -------------------------------------------------------------------------------------- */
+/* ---- running one case ---- */
 
 /* Forgets the inputs of the case before. */
 static void side_clear(struct side *s)
@@ -219,8 +217,7 @@ static float *side_again(struct side *s, const struct check *c, const int64_t *d
     return side_run(s, c, d, ret, why);
 }
 
-/* ---- comparing
- * --------------------------------------------------------------------------------------------- */
+/* ---- comparing ---- */
 
 /* NULL, or what is wrong, in text. worst: largest error in units of the bound. */
 static const char *compare(const struct check *c, const float *want, const float *got, const float *magnitude,
@@ -354,8 +351,7 @@ static void check_op(struct sides *t, const struct check *c, const struct option
     fflush(stdout);
 }
 
-/* ---- speed
- * ------------------------------------------------------------------------------------------------- */
+/* ---- speed ---- */
 
 static double seconds(clockid_t clock)
 {
@@ -397,8 +393,7 @@ static void bench_op(struct side *s, const struct check *c)
     }
 }
 
-/* ---- main
- * -------------------------------------------------------------------------------------------------- */
+/* ---- main ---- */
 
 static int side_open(struct side *s, const char *kind, int n_threads, bool bf16, struct err *err)
 {

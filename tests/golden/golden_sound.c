@@ -92,8 +92,7 @@ static bool read_samples(struct golden *g, struct sound *s, const char *stem)
     return ok;
 }
 
-/* ---- cases
- * ------------------------------------------------------------------------------------------------- */
+/* ---- cases ---- */
 
 static void case_filterbank(struct golden *g)
 {

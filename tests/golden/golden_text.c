@@ -13,8 +13,7 @@
 #include "worker/model/tokenizer_clip.h"
 #include "worker/model/tokenizer_llama.h"
 
-/* ---- tokenizers
- * -------------------------------------------------------------------------------------------- */
+/* ---- tokenizers ---- */
 
 /* Integers that grow, as golden_check_exact takes them. */
 struct list {
@@ -144,8 +143,7 @@ static void case_clip_tokens(struct golden *g)
     tokenizer_clip_close(t);
 }
 
-/* ---- LLaVA
- * ------------------------------------------------------------------------------------------------- */
+/* ---- LLaVA ---- */
 
 struct text_model {
     struct ckpt *ckpt;
@@ -283,8 +281,7 @@ static void case_llava(struct golden *g)
     llava_end(&m);
 }
 
-/* ---- CLIP
- * -------------------------------------------------------------------------------------------------- */
+/* ---- CLIP ---- */
 
 static void case_clip(struct golden *g)
 {

@@ -131,8 +131,7 @@ static void assert_alike(struct fixture *f, struct tensor a, struct tensor b)
     mem_free(y);
 }
 
-/* ---- LLaVA: pads, last layers, first rows
- * ------------------------------------------------------------------ */
+/* ---- LLaVA: pads, last layers, first rows ---- */
 
 struct plain {
     struct tensor pos, mask;
@@ -289,8 +288,7 @@ static void test_wrong_ids(void **state)
     run_reset(&f->run);
 }
 
-/* ---- CLIP: rows behind the end token
- * ----------------------------------------------------------------------- */
+/* ---- CLIP: rows behind the end token ---- */
 
 static struct tensor find(struct fixture *f, const char *name)
 {
@@ -350,8 +348,7 @@ static void test_clip(void **state)
     }
 }
 
-/* ---- Whisper: later pieces, windows
- * ------------------------------------------------------------------------ */
+/* ---- Whisper: later pieces, windows ---- */
 
 static void test_pieces(void **state)
 {

@@ -50,8 +50,7 @@ static int teardown(void **state)
     return 0;
 }
 
-/* ---- byte pairs
- * -------------------------------------------------------------------------------------------- */
+/* ---- byte pairs ---- */
 
 /* All 256 letters (ids 0..255), with "</w>" (256..511) if asked, then the given tokens. */
 static struct bpe *small_bpe(unsigned flags, const char *const *tokens, size_t n)
@@ -189,8 +188,7 @@ static void test_long_word(void **state)
     mem_free(text);
 }
 
-/* ---- regular expressions
- * ----------------------------------------------------------------------------------- */
+/* ---- regular expressions ---- */
 
 static void test_white_space(void **state)
 {
@@ -214,8 +212,7 @@ static void test_white_space(void **state)
     assert_string_equal(err.text, "tokenizer: pattern at byte 3: missing closing parenthesis");
 }
 
-/* ---- Llama
- * ------------------------------------------------------------------------------------------------- */
+/* ---- Llama ---- */
 
 static int count_id(const int32_t *ids, int n, int32_t id)
 {
@@ -313,8 +310,7 @@ static void test_bad_text(void **state)
     mem_free(big);
 }
 
-/* ---- CLIP
- * -------------------------------------------------------------------------------------------------- */
+/* ---- CLIP ---- */
 
 /* Both texts have the same ids. */
 static void assert_same(struct fixture *f, const char *a, const char *b)
@@ -383,8 +379,7 @@ static void test_clip_long(void **state)
     assert_int_equal(p.n_dropped, 325);
 }
 
-/* ---- files and memory
- * -------------------------------------------------------------------------------------- */
+/* ---- files and memory ---- */
 
 static void write_file(const char *dir, const char *name, const char *text)
 {

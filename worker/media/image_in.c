@@ -179,8 +179,7 @@ static int decode_first(struct decoding *d, int fd, struct err *err)
     return rc < 0 ? fail(err, "it cannot be decoded", rc) : 0;
 }
 
-/* ---- EXIF: 1 as it is, 2..8 mirrored and turned
- * ---------------------------------------------------------------- */
+/* ---- EXIF: 1 as it is, 2..8 mirrored and turned ---- */
 
 static int orientation_of(const AVFrame *f)
 {

@@ -114,8 +114,7 @@ static row_fn *row_for(int format)
     }
 }
 
-/* ---- planes: GBR and YCbCr
- * ------------------------------------------------------------------------------------ */
+/* ---- planes: GBR and YCbCr ---- */
 
 static void from_gbr(const AVFrame *f, struct image *im)
 {

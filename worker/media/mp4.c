@@ -77,8 +77,7 @@ void mp4_abort(struct mp4 *m)
     mem_free(m);
 }
 
-/* ---- tracks
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- tracks ---- */
 
 static int track_open(struct mp4 *m, struct track *t, const char *encoder, struct err *err)
 {
@@ -169,8 +168,7 @@ int64_t mp4_count(const struct mp4 *m)
     return m->n_frames;
 }
 
-/* ---- sound
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- sound ---- */
 
 static int aac_rate(int rate)
 {
@@ -228,8 +226,7 @@ int mp4_sound(struct mp4 *m, const struct sound *s, struct err *err)
     return track_start(&m->sound, err);
 }
 
-/* ---- writing
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- writing ---- */
 
 static int write_packets(struct mp4 *m, struct track *t, const AVFrame *f, struct err *err)
 {

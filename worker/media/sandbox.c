@@ -36,8 +36,7 @@ void sandbox_deadline(int ms)
     deadline_ms = ms;
 }
 
-/* ---- children
- * -------------------------------------------------------------------------------------------------- */
+/* ---- children ---- */
 
 static int set_up(posix_spawn_file_actions_t *files, posix_spawnattr_t *attr, int socket)
 {
@@ -182,8 +181,7 @@ static int engage(struct child *ret, const struct sandbox_wire_request *q, int f
     return 0;
 }
 
-/* ---- the end of a child
- * ---------------------------------------------------------------------------------------- */
+/* ---- the end of a child ---- */
 
 static int64_t now_ms(void)
 {
@@ -236,8 +234,7 @@ static int verdict(const char *what, int status, struct err *err)
         what, sig);
 }
 
-/* ---- answers: foreign bytes
- * ------------------------------------------------------------------------------------ */
+/* ---- answers: foreign bytes ---- */
 
 static bool is_whole(const void *data, size_t n)
 {

@@ -18,8 +18,7 @@
 #include "worker/media/sandbox.h"
 #include "worker/media/sandbox_wire.h"
 
-/* ---- what it gives up
- * ------------------------------------------------------------------------------------------ */
+/* ---- what it gives up ---- */
 
 static void limit(int what, rlim_t most)
 {
@@ -140,8 +139,7 @@ bool sandbox_child_enter(void)
     return filter();
 }
 
-/* ---- its one request
- * ------------------------------------------------------------------------------------------- */
+/* ---- its one request ---- */
 
 /* 1: a request and its two descriptors; 0: the parent is gone or talks nonsense. */
 static int receive(struct sandbox_wire_request *q, int fd[2])

@@ -46,8 +46,7 @@ struct bpe {
     char spelt[2 * TOKEN_MAX];
 };
 
-/* ---- the byte alphabet
- * ------------------------------------------------------------------------------------- */
+/* ---- the byte alphabet ---- */
 
 static bool stands_for_itself(unsigned byte)
 {
@@ -72,8 +71,7 @@ static size_t spell(unsigned char byte, char *dst)
     return 2;
 }
 
-/* ---- the vocabulary
- * ---------------------------------------------------------------------------------------- */
+/* ---- the vocabulary ---- */
 
 static uint64_t hash_bytes(const char *p, size_t n)
 {
@@ -196,8 +194,7 @@ int32_t bpe_find(const struct bpe *b, const char *token, size_t len)
     return t->len ? t->id : -1;
 }
 
-/* ---- the merges
- * -------------------------------------------------------------------------------------------- */
+/* ---- the merges ---- */
 
 static struct pair *pair_slot(const struct bpe *b, int32_t left, int32_t right)
 {
@@ -256,8 +253,7 @@ int bpe_merge(struct bpe *b, const char *left, size_t left_len, const char *righ
     return 0;
 }
 
-/* ---- words
- * ------------------------------------------------------------------------------------------------- */
+/* ---- words ---- */
 
 static bool is_before(const struct candidate *a, const struct candidate *b)
 {

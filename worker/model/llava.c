@@ -23,8 +23,7 @@ struct llava {
 #undef W
 };
 
-/* ---- opening
- * ----------------------------------------------------------------------------------------------- */
+/* ---- opening ---- */
 
 static int fill(struct model_config *c, struct llava_config *ret)
 {
@@ -121,8 +120,7 @@ int64_t llava_width(const struct llava *l)
     return l->text.H;
 }
 
-/* ---- forward
- * ----------------------------------------------------------------------------------------------- */
+/* ---- forward ---- */
 
 struct tensor llava_vision(struct run *r, const struct llava *l, struct tensor pixels,
                            struct tensor *ret_vision)

@@ -29,8 +29,7 @@ struct tokenizer_clip {
     int32_t special[N_SPECIAL]; /* start, end */
 };
 
-/* ---- cleaning
- * ---------------------------------------------------------------------------------------------- */
+/* ---- cleaning ---- */
 
 struct range {
     int32_t first, last;
@@ -218,8 +217,7 @@ static int clean(struct tokenizer_clip *t, const char *text, size_t len, struct 
     return rc < 0 ? err_set(err, rc, "text: %zu bytes cannot be normalised", len) : 0;
 }
 
-/* ---- text to ids
- * ------------------------------------------------------------------------------------------- */
+/* ---- text to ids ---- */
 
 /* Which special token starts at text, -1 if none. */
 static int special_at(const char *text, size_t len)
@@ -302,8 +300,7 @@ int tokenizer_clip_prompt(struct tokenizer_clip *t, const char *text, size_t len
     return rc;
 }
 
-/* ---- opening
- * ----------------------------------------------------------------------------------------------- */
+/* ---- opening ---- */
 
 /* merges.txt: one "left right" a line, the first line is a version. */
 static int read_merges(struct tokenizer_clip *t, const char *text, struct err *err)

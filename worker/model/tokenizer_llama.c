@@ -38,8 +38,7 @@ struct tokenizer_llama {
     int n_tail; /* tokens of the tail */
 };
 
-/* ---- reading
- * ----------------------------------------------------------------------------------------------- */
+/* ---- reading ---- */
 
 static int by_length(const void *a, const void *b)
 {
@@ -150,8 +149,7 @@ static int read_ids(struct tokenizer_llama *t, json_t *config, struct err *err)
     return rc;
 }
 
-/* ---- text to ids
- * ------------------------------------------------------------------------------------------- */
+/* ---- text to ids ---- */
 
 /* One piece without added tokens: every match of the pattern is a word, and so is what lies between matches.
  */
@@ -249,8 +247,7 @@ out:
     return rc;
 }
 
-/* ---- opening
- * ----------------------------------------------------------------------------------------------- */
+/* ---- opening ---- */
 
 static int count_tail(struct tokenizer_llama *t, struct err *err)
 {

@@ -32,8 +32,7 @@ struct whisper {
     struct device *device;
 };
 
-/* ---- mel filters
- * ------------------------------------------------------------------------------------------- */
+/* ---- mel filters ---- */
 
 /* Slaney's scale: linear below 1000 Hz, logarithmic above. */
 static double mel_to_hz(double mel)
@@ -69,8 +68,7 @@ static int make_filters(struct whisper *w, struct err *err)
     return w->device ? device_upload(w->device, host, &w->filters_dev, err) : 0;
 }
 
-/* ---- opening
- * ----------------------------------------------------------------------------------------------- */
+/* ---- opening ---- */
 
 static int fill(struct model_config *c, struct whisper_config *ret)
 {
@@ -174,8 +172,7 @@ const float *whisper_filters(const struct whisper *w, int64_t *ret_n_mels)
     return w->filters;
 }
 
-/* ---- encoder
- * ----------------------------------------------------------------------------------------------- */
+/* ---- encoder ---- */
 
 struct tensor whisper_mel(struct run *r, const struct whisper *w, struct tensor wave)
 {
@@ -238,8 +235,7 @@ struct tensor whisper_encode(struct run *r, const struct whisper *w, const float
     return out;
 }
 
-/* ---- windows
- * ----------------------------------------------------------------------------------------------- */
+/* ---- windows ---- */
 
 int64_t whisper_frames(int64_t n_samples)
 {
