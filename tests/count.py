@@ -14,7 +14,8 @@ def cases(text):
     found = False
     for m in re.finditer(r"^(\d+) passed, (\d+) failed, (\d+) skipped$", text, re.M):
         found, p, f, s = True, p + int(m[1]), f + int(m[2]), s + int(m[3])
-    for line in re.findall(r"^=+ (.*(?:passed|failed|skipped|error).*) in [\d.]+s.*=+$", text, re.M):
+    word = r"\d+ (?:passed|failed|skipped|deselected|errors?|warnings?)"
+    for line in re.findall(r"^(?:=+ )?(%s(?:, %s)*) in [\d.]+s" % (word, word), text, re.M):
         found = True
         for n, what in re.findall(r"(\d+) (passed|failed|skipped|error)", line):
             p += int(n) if what == "passed" else 0
