@@ -363,7 +363,7 @@ static void test_face_that_is_not_there(void **state)
 static void test_cancel_stops_within_a_step(void **state)
 {
     struct fixture *f = *state;
-    struct heard h = {.cancel_at = 2};
+    struct heard h = {.cancel_at = 2}, next = {0};
     struct avatar_result r;
     struct avatar_request q = small_request(f);
     struct err err = {0};
@@ -372,7 +372,8 @@ static void test_cancel_stops_within_a_step(void **state)
     assert_int_equal(run_with(f, &q, &h, &r, &err), ERR_CANCEL);
     assert_int_equal(h.stages[AVATAR_DENOISE], 3); /* 0, 1 and 2 steps */
     assert_int_equal(h.bytes, 0);
-    run_well(f, &q, &(struct heard){0}, &r); /* and the next job runs */
+    run_well(f, &q, &next, &r); /* and the next job runs */
+    mem_free(next.rgb);
 }
 
 static void test_frames_not_taken(void **state)
