@@ -2,7 +2,7 @@
  *
  * Prompts go through tokenizers whose vocabulary is the 256 letters of the byte alphabet and a few merges.
  * What is not UTF-8 must be refused; its bytes are then tried again as characters of their own, some of them
- * odd ones. A prompt that is taken literally has exactly one image token, its last.
+ * odd ones. A guarded prompt has exactly one image token, its last.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -114,15 +114,15 @@ static void try_prompt(const char *text, size_t n)
     struct tokenizer_llama_prompt p;
     struct tokenizer_clip_prompt q;
     bool good = str_utf8_ok(text, n);
-    for (int literal = 0; literal < 2; literal++) {
-        int rc = tokenizer_llama_prompt(llama, text, n, literal, &p, NULL);
+    for (int guard = 0; guard < 2; guard++) {
+        int rc = tokenizer_llama_prompt(llama, text, n, guard, &p, NULL);
         must((rc == 0) == good || rc == ERR_TOOBIG, "Llama took or refused the wrong text");
         int images = 0;
         for (int i = 0; rc == 0 && i < p.n; i++)
             images += p.ids[i] == tokenizer_llama_image(llama);
-        must(rc < 0 || !literal || (images == 1 && p.ids[p.n - 1] == tokenizer_llama_image(llama)),
+        must(rc < 0 || !guard || (images == 1 && p.ids[p.n - 1] == tokenizer_llama_image(llama)),
              "image token");
-        rc = tokenizer_clip_prompt(clip, text, n, literal, &q, NULL);
+        rc = tokenizer_clip_prompt(clip, text, n, &q, NULL);
         must((rc == 0) == good || rc == ERR_TOOBIG, "CLIP took or refused the wrong text");
         must(rc < 0 || (q.n >= 2 && q.n <= TOKENIZER_CLIP_MAX && q.n_dropped >= 0), "length");
     }

@@ -66,7 +66,7 @@ static void case_llama(struct golden *g)
     buf_init(&flat, 1u << 28);
     for (size_t i = 0; strings_of(g, i, &s, &len) && !g->err.code; i++) {
         list_add(g, &offsets, (int64_t)bpe_n_ids(&flat));
-        tokenizer_llama_ids(t, s, len, false, &flat, &g->err);
+        tokenizer_llama_ids(t, s, len, &flat, &g->err);
     }
     n = bpe_n_ids(&flat);
     list_add(g, &offsets, (int64_t)n);
@@ -125,8 +125,8 @@ static void case_clip_tokens(struct golden *g)
         struct tokenizer_clip_prompt p = {0};
         size_t from = bpe_n_ids(&flat);
         list_add(g, &offsets, (int64_t)from);
-        tokenizer_clip_ids(t, s, len, false, &flat, &g->err);
-        tokenizer_clip_prompt(t, s, len, false, &p, &g->err);
+        tokenizer_clip_ids(t, s, len, &flat, &g->err);
+        tokenizer_clip_prompt(t, s, len, &p, &g->err);
         for (int k = 0; k < TOKENIZER_CLIP_MAX; k++)
             list_add(g, &padded, p.ids[k]);
         list_add(g, &lengths,

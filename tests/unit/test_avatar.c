@@ -293,7 +293,7 @@ static void test_long_prompt_is_cut(void **state)
     mem_free(h.rgb);
 }
 
-static void test_special_tokens_are_text(void **state)
+static void test_typed_tokens_do_no_harm(void **state)
 {
     struct heard h = {0};
     struct avatar_result r;
@@ -485,7 +485,7 @@ int main(void)
         cmocka_unit_test(test_frames),
         cmocka_unit_test(test_small_job),
         cmocka_unit_test(test_long_prompt_is_cut),
-        cmocka_unit_test(test_special_tokens_are_text),
+        cmocka_unit_test(test_typed_tokens_do_no_harm),
         cmocka_unit_test(test_long_picture),
         cmocka_unit_test(test_box_over_the_border),
         cmocka_unit_test(test_face_that_is_not_there),

@@ -176,7 +176,7 @@ static int avatar_work_tokens(struct avatar_work *w, struct err *err)
         struct tokenizer_clip_prompt *c = &w->job.clip[i];
         int rc = tokenizer_llama_prompt(p->tokenizer_llama, text[i], strlen(text[i]), true, l, err);
         if (rc == 0)
-            rc = tokenizer_clip_prompt(p->tokenizer_clip, text[i], strlen(text[i]), true, c, err);
+            rc = tokenizer_clip_prompt(p->tokenizer_clip, text[i], strlen(text[i]), c, err);
         if (rc < 0)
             return rc;
         if (l->n_dropped > 0)

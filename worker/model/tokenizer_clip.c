@@ -18,14 +18,13 @@ static const char *const special_text[N_SPECIAL] = {"<|startoftext|>", "<|endoft
 
 /* U+0345 is in no word: it folds to the letter iota, so that the reference's engine counts it as neither. */
 #define WORDS "'s|'t|'re|'ve|'m|'ll|'d|[\\p{L}]+|[\\p{N}]|[^\\s\\p{L}\\p{N}\\x{345}]+"
-static const char pattern_words[] = WORDS;
-static const char pattern_words_special[] = "<\\|startoftext\\|>|<\\|endoftext\\|>|" WORDS;
+static const char pattern_words[] = "<\\|startoftext\\|>|<\\|endoftext\\|>|" WORDS;
 /* Category C*, which PCRE2 knows in the same Unicode version as the letters of the words. */
 static const char pattern_dropped[] = "(?:(?![\\t\\n\\r])[\\p{C}\\x{fffd}])+";
 
 struct tokenizer_clip {
     struct bpe *bpe;
-    struct tokenizer_regex *dropped, *words, *words_special;
+    struct tokenizer_regex *dropped, *words;
     int32_t special[N_SPECIAL]; /* start, end */
 };
 
@@ -230,20 +229,19 @@ static int special_at(const char *text, size_t len)
     return -1;
 }
 
-static int encode_piece(struct tokenizer_clip *t, const char *text, size_t len, bool literal, struct buf *ids,
+static int encode_piece(struct tokenizer_clip *t, const char *text, size_t len, struct buf *ids,
                         struct err *err)
 {
     struct buf cleaned;
     buf_init(&cleaned, 64 * (size_t)TOKENIZER_CLIP_TEXT_MAX);
     int rc = clean(t, text, len, &cleaned, err);
-    struct tokenizer_regex *words = literal ? t->words : t->words_special;
     size_t at = 0, start, end;
     while (rc >= 0 && at < cleaned.len) {
-        rc = tokenizer_regex_next(words, cleaned.data, cleaned.len, at, &start, &end, err);
+        rc = tokenizer_regex_next(t->words, cleaned.data, cleaned.len, at, &start, &end, err);
         if (rc <= 0)
             break;
         const char *word = cleaned.data + start;
-        int k = literal ? -1 : special_at(word, end - start);
+        int k = special_at(word, end - start);
         if (k >= 0 && strlen(special_text[k]) == end - start)
             rc = bpe_add_id(ids, t->special[k], err);
         else
@@ -254,7 +252,7 @@ static int encode_piece(struct tokenizer_clip *t, const char *text, size_t len, 
     return rc < 0 ? rc : 0;
 }
 
-int tokenizer_clip_ids(struct tokenizer_clip *t, const char *text, size_t len, bool literal, struct buf *ids,
+int tokenizer_clip_ids(struct tokenizer_clip *t, const char *text, size_t len, struct buf *ids,
                        struct err *err)
 {
     if (len > TOKENIZER_CLIP_TEXT_MAX)
@@ -265,28 +263,28 @@ int tokenizer_clip_ids(struct tokenizer_clip *t, const char *text, size_t len, b
     size_t piece = 0;
     int rc = bpe_add_id(ids, t->special[0], err);
     for (size_t at = 0; at < len && rc == 0;) {
-        int k = literal ? -1 : special_at(text + at, len - at);
+        int k = special_at(text + at, len - at);
         if (k < 0) {
             at++;
             continue;
         }
-        rc = encode_piece(t, text + piece, at - piece, literal, ids, err);
+        rc = encode_piece(t, text + piece, at - piece, ids, err);
         if (rc == 0)
             rc = bpe_add_id(ids, t->special[k], err);
         at += strlen(special_text[k]);
         piece = at;
     }
     if (rc == 0)
-        rc = encode_piece(t, text + piece, len - piece, literal, ids, err);
+        rc = encode_piece(t, text + piece, len - piece, ids, err);
     return rc < 0 ? rc : bpe_add_id(ids, t->special[1], err);
 }
 
-int tokenizer_clip_prompt(struct tokenizer_clip *t, const char *text, size_t len, bool literal,
+int tokenizer_clip_prompt(struct tokenizer_clip *t, const char *text, size_t len,
                           struct tokenizer_clip_prompt *ret, struct err *err)
 {
     struct buf ids;
     buf_init(&ids, 64 * (size_t)TOKENIZER_CLIP_TEXT_MAX);
-    int rc = tokenizer_clip_ids(t, text, len, literal, &ids, err);
+    int rc = tokenizer_clip_ids(t, text, len, &ids, err);
     if (rc == 0) {
         size_t total = bpe_n_ids(&ids), n = total < TOKENIZER_CLIP_MAX ? total : TOKENIZER_CLIP_MAX;
         for (size_t i = 0; i < TOKENIZER_CLIP_MAX; i++)
@@ -378,8 +376,6 @@ int tokenizer_clip_open(struct tokenizer_clip **ret, const char *dir, struct err
         rc = tokenizer_regex_new(&t->dropped, pattern_dropped, false, err);
     if (rc == 0)
         rc = tokenizer_regex_new(&t->words, pattern_words, true, err);
-    if (rc == 0)
-        rc = tokenizer_regex_new(&t->words_special, pattern_words_special, true, err);
     if (rc < 0) {
         err_set(err, rc, "%s: cannot be opened", dir);
         tokenizer_clip_close(t);
@@ -395,7 +391,6 @@ void tokenizer_clip_close(struct tokenizer_clip *t)
         return;
     tokenizer_regex_free(t->dropped);
     tokenizer_regex_free(t->words);
-    tokenizer_regex_free(t->words_special);
     bpe_free(t->bpe);
     mem_free(t);
 }

@@ -182,7 +182,7 @@ static const struct added *added_at(const struct tokenizer_llama *t, const char 
     return NULL;
 }
 
-/* A whole text; in [from, to) added tokens are not looked for. */
+/* A whole text; in [from, to) the text of the image token is ordinary text. */
 static int encode(struct tokenizer_llama *t, const char *text, size_t len, size_t from, size_t to,
                   struct buf *ids, struct err *err)
 {
@@ -194,9 +194,8 @@ static int encode(struct tokenizer_llama *t, const char *text, size_t len, size_
     size_t piece = 0;
     int rc = bpe_add_id(ids, t->begin, err);
     for (size_t at = 0; at < len && rc == 0;) {
-        bool plain = at >= from && at < to;
-        const struct added *a = plain ? NULL : added_at(t, text + at, (at < from ? from : len) - at);
-        if (!a) {
+        const struct added *a = added_at(t, text + at, len - at);
+        if (!a || (a->id == t->image && at >= from && at < to)) {
             at++;
             continue;
         }
@@ -209,13 +208,13 @@ static int encode(struct tokenizer_llama *t, const char *text, size_t len, size_
     return rc < 0 ? rc : encode_piece(t, text + piece, len - piece, ids, err);
 }
 
-int tokenizer_llama_ids(struct tokenizer_llama *t, const char *text, size_t len, bool literal,
-                        struct buf *ids, struct err *err)
+int tokenizer_llama_ids(struct tokenizer_llama *t, const char *text, size_t len, struct buf *ids,
+                        struct err *err)
 {
-    return encode(t, text, len, literal ? 0 : len, len, ids, err);
+    return encode(t, text, len, len, len, ids, err);
 }
 
-int tokenizer_llama_prompt(struct tokenizer_llama *t, const char *prompt, size_t len, bool literal,
+int tokenizer_llama_prompt(struct tokenizer_llama *t, const char *prompt, size_t len, bool guard,
                            struct tokenizer_llama_prompt *ret, struct err *err)
 {
     const size_t head = sizeof template_head - 1;
@@ -231,12 +230,12 @@ int tokenizer_llama_prompt(struct tokenizer_llama *t, const char *prompt, size_t
         err_set(err, rc, "prompt: %zu bytes are too many", len);
         goto out;
     }
-    size_t plain = literal ? head : text.len;
-    rc = encode(t, text.data, text.len, plain, literal ? head + len : plain, &ids, err);
+    size_t plain = guard ? head : text.len;
+    rc = encode(t, text.data, text.len, plain, guard ? head + len : plain, &ids, err);
     if (rc < 0)
         goto out;
     size_t total = bpe_n_ids(&ids), n = total < TOKENIZER_LLAMA_MAX ? total : TOKENIZER_LLAMA_MAX;
-    size_t tail = literal ? (size_t)t->n_tail : 0;
+    size_t tail = guard ? (size_t)t->n_tail : 0;
     for (size_t i = 0; i < TOKENIZER_LLAMA_MAX; i++)
         ret->ids[i] = i >= n ? t->pad : bpe_id(&ids, i < n - tail ? i : total - n + i);
     ret->n = (int)n;
@@ -253,7 +252,7 @@ static int count_tail(struct tokenizer_llama *t, struct err *err)
 {
     struct buf ids;
     buf_init(&ids, 4096);
-    int rc = tokenizer_llama_ids(t, template_tail, sizeof template_tail - 1, false, &ids, err);
+    int rc = tokenizer_llama_ids(t, template_tail, sizeof template_tail - 1, &ids, err);
     t->n_tail = (int)bpe_n_ids(&ids) - 1;
     buf_done(&ids);
     if (rc == 0 && t->n_tail + TOKENIZER_LLAMA_CROP >= TOKENIZER_LLAMA_MAX)

@@ -10,8 +10,8 @@
  *
  * Flow: text is cut at the added tokens (longest first), pieces by the file's regular expression, words by
  * byte pairs (bpe.h). Both forms of `merges` ("a b", ["a", "b"]) and `ignore_merges` are read. One
- * begin-of-text in front. literal: an added token that is spelt out inside the text is ordinary text. The
- * reference has no such thing: there a typed "<image>" stops the run.
+ * begin-of-text in front. Added tokens typed in a prompt give their ids, as in the reference; guard: but
+ * "<image>", which stops the run there, is ordinary text.
  *
  * text must be UTF-8 (ERR_INVALID) of at most TOKENIZER_LLAMA_TEXT_MAX bytes (ERR_TOOBIG). One thread at a
  * time.
@@ -48,13 +48,13 @@ int32_t tokenizer_llama_image(const struct tokenizer_llama *t); /* the id of <im
 int32_t tokenizer_llama_pad(const struct tokenizer_llama *t);
 
 /* Appends the ids of text, begin-of-text first, to ids (int32_t in a buf, see bpe.h). */
-int tokenizer_llama_ids(struct tokenizer_llama *t, const char *text, size_t len, bool literal,
-                        struct buf *ids, struct err *err);
+int tokenizer_llama_ids(struct tokenizer_llama *t, const char *text, size_t len, struct buf *ids,
+                        struct err *err);
 
-/* Template, prompt and the tail with <image> as at most TOKENIZER_LLAMA_MAX ids. literal: what the generator
- * uses; a prompt that is too long loses its own last tokens and the tail stays. Not literal: the reference's
- * rule, which cuts whatever is last. */
-int tokenizer_llama_prompt(struct tokenizer_llama *t, const char *prompt, size_t len, bool literal,
+/* Template, prompt and the tail with <image> as at most TOKENIZER_LLAMA_MAX ids. guard: what the generator
+ * uses; besides, a prompt that is too long loses its own last tokens and the tail stays. Without: the
+ * reference's rule, which cuts whatever is last. */
+int tokenizer_llama_prompt(struct tokenizer_llama *t, const char *prompt, size_t len, bool guard,
                            struct tokenizer_llama_prompt *ret, struct err *err);
 
 #endif
