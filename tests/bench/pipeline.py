@@ -59,7 +59,8 @@ def run_reference(python, ckpts, noise_file, work, o):
     before = time.perf_counter()
     p = subprocess.Popen([python, os.path.join(ORACLE, "refpipe.py"), "--ckpts", ckpts, "--image", o.image, "--audio", o.audio,
                           "--size", str(o.size), "--steps", str(o.steps), "--max-frames", str(o.frames), "--noise", noise_file,
-                          "--round", "f32", "--out", out], cwd=ORACLE, stdout=subprocess.DEVNULL)
+                          "--round", "f32", "--out", out], cwd=ORACLE, stdout=subprocess.DEVNULL,
+                         stderr=open(os.path.join(work, "reference.log"), "w"))
     _, status, usage = os.wait4(p.pid, 0)
     if status:
         sys.exit("refpipe failed")
