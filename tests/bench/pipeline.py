@@ -4,8 +4,9 @@ checkpoint (`bench` dims, random weights), same picture, sound and noise; altern
 
     tests/bench/pipeline.py [--rounds 2] [--build build] [--work DIR] [--steps 10] [--size 128] [--frames 30]
 
-The whole picture is the face for both (the reference picks another one where there are several). Needs AVATAR_REF (a checkout of the reference at fd59436af88e) and the network once, for its own venv. Prints seconds per
-stage, the ratio, peak memory and the PSNR between the two programs' frames (before H.264). A second row runs bf16 weights.
+The whole picture is the face for both (the reference picks another one where there are several). Needs AVATAR_REF (a
+checkout of the reference at fd59436af88e) and the network once, for its own venv. Prints seconds per stage, the ratio, peak
+memory and the PSNR between the two programs' frames (before H.264). A second row runs bf16 weights.
 """
 import argparse
 import json
