@@ -192,7 +192,7 @@ BANNED = {
     r"(?<![\w_])printf\s*\(": (r"cli/.*|.*/main\.c|worker/command.*", "only programs' top layers print"),
     r"\bsystem\s*\(|\bpopen\s*\(": (r"", "no shells"),
 }
-WORDS = r"/work/|\.\./shared|\bTODO\b|\bFIXME\b|\bXXX\b"
+WORDS = r"/wor[k]/|\.\./share[d]|\bTODO\b|\bFIXME\b|\bXXX\b"  # in brackets, so that this line is not one of them
 
 
 def banned(root, _):
