@@ -75,6 +75,12 @@ def unpack_at(b, at=0):
     return (dict(zip(flat[::2], flat[1::2])) if kind == "m" else flat), at
 
 
+def clean_environment(**more):
+    """This process' environment without settings that a person may have."""
+    keep = {k: v for k, v in os.environ.items() if not k.startswith("TROUPE_") and k not in ("PORT", "FASTAPI_PORT")}
+    return {**keep, **more}
+
+
 class Redis:
     def __init__(self, path):
         self.sock = socket.socket(socket.AF_UNIX)
@@ -183,7 +189,7 @@ class Dispatcher:
                 self.volume, "--redis", redis_path, *flags]
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=log,
-                                            env={**os.environ, **(env or {})})
+                                            env=clean_environment(**(env or {})))
         self.port = None
         if wait:
             self.wait_listening()

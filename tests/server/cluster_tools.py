@@ -11,7 +11,7 @@ import struct
 import subprocess
 import time
 
-from api_tools import BUILD, Client, Dispatcher, RedisServer
+from api_tools import BUILD, Client, Dispatcher, RedisServer, clean_environment
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 TINY = os.path.join(ROOT, "tests", "data", "golden", "tiny", "ckpts")
@@ -31,12 +31,6 @@ def worker_program():
 
 def cli_program():
     return program("cli", "troupe")
-
-
-def clean_environment(**more):
-    """This process' environment without settings that a person may have."""
-    keep = {k: v for k, v in os.environ.items() if not k.startswith("TROUPE_") and k not in ("PORT", "FASTAPI_PORT")}
-    return {**keep, **more}
 
 
 def die_with_parent():

@@ -32,10 +32,16 @@ static int load(unsigned program, const char *a, const char *b, const char *d)
 static int clear(void **state)
 {
     (void)state;
-    static const char *const names[] = {"TROUPE_PORT", "PORT", "FASTAPI_PORT", "TROUPE_CONFIG",
-                                        "TROUPE_INSECURE"};
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-        unsetenv(names[i]);
+    char name[64];
+    unsetenv("PORT");
+    unsetenv("FASTAPI_PORT");
+    for (char **e = environ; e && *e;) { /* whatever settings the person has */
+        str_format(name, sizeof name, "%.*s", (int)strcspn(*e, "="), *e);
+        if (strncmp(*e, "TROUPE_", 7) == 0 && unsetenv(name) == 0)
+            e = environ; /* the list has moved */
+        else
+            e++;
+    }
     return 0;
 }
 
