@@ -39,7 +39,7 @@ bool job_state_final(enum job_state s)
 
 void job_init(struct job *j)
 {
-    *j = (struct job){.version = JOB_VERSION, .priority = JOB_PRIORITY_DEFAULT};
+    *j = (struct job){.version = JOB_VERSION, .priority = JOB_PRIORITY_DEFAULT, .group_min = 1, .group_max = 1};
 }
 
 void job_done(struct job *j)
@@ -87,12 +87,19 @@ bool job_id_ok(const char *id)
     X("gen", generator)                                                                                      \
     X("tenant", tenant)                                                                                      \
     X("idem", idem_key)                                                                                      \
-    X("fp", fingerprint)
+    X("fp", fingerprint)                                                                                     \
+    X("labels", labels)                                                                                      \
+    X("cache", cache_key)                                                                                    \
+    X("hook", webhook)                                                                                       \
+    X("hook_on", webhook_events)                                                                             \
+    X("trace", traceparent)
 #define NUMBER_FIELDS(X)                                                                                     \
     X("ds", deadline_start_ms)                                                                               \
     X("dr", deadline_run_ms)                                                                                 \
     X("ttl", ttl_ms)                                                                                         \
-    X("bytes", plan_bytes)
+    X("bytes", plan_bytes)                                                                                   \
+    X("gmin", group_min)                                                                                     \
+    X("gmax", group_max)
 
 int job_pack(const struct job *j, struct buf *b, struct err *err)
 {

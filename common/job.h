@@ -58,6 +58,16 @@ struct job {
     int64_t deadline_run_ms;   /* from a claim to its end; 0: none */
     int64_t ttl_ms;            /* kept after the end; 0: the queue's default (7 days) */
     int64_t plan_bytes;        /* device memory it needs; 0: not known */
+    int64_t delay_ms;          /* DELAYED for so long */
+    int64_t not_before_ms;     /* DELAYED until then (Redis' clock, ms since 1970); 0: at once */
+    bool no_cache;             /* an earlier job is no answer */
+    double gflop;              /* predicted work (cost.h); 0: not known */
+    int64_t group_min, group_max; /* devices of one host that it takes together; 1, 1 */
+    char labels[128];          /* words a worker must have, sorted, separated by commas; "" for none */
+    char cache_key[65];        /* of everything that decides the video; "": never answered by an earlier job */
+    char webhook[1024];        /* URL told of the job's life, "" for none */
+    char webhook_events[64];   /* of "queued,start,progress,end", separated by commas; "": end */
+    char traceparent[64];      /* W3C trace context of the submit, "" for none */
     char idem_key[256];        /* Idempotency-Key, "" for none */
     char fingerprint[65];      /* of the submit's body, with idem_key */
     json_t *params;            /* owned: the generator's normalised parameters (schema.h), an object */
@@ -90,6 +100,7 @@ struct job_status {
     char stage[24];   /* "denoise" */
     int64_t step, total;
     double eta_s; /* < 0: not known */
+    double start_s; /* QUEUED: seconds until it probably starts; < 0: not known, or nobody can run it */
     enum job_stop stop;
     char error_code[16]; /* err_name of the last failure, "" for none */
     char error[480];

@@ -77,9 +77,11 @@ int queue_cmd_submit(struct queue_cmd *c, const struct queue *q, const struct jo
 struct queue_submitted {
     char id[JOB_ID];
     bool again;       /* the first answer, given again */
-    int64_t position; /* jobs before it; -1 when it no longer waits */
-    int64_t
-        retry_after_s; /* with ERR_LIMIT: honest estimate from the backlog, >= 1 (filled in that case only) */
+    bool cached;            /* an earlier DONE job answers this very request; id is that one's */
+    enum job_state state;
+    int64_t position;       /* jobs before it; -1 when it does not wait */
+    int64_t fitting;        /* registered workers that could run it; 0: none at the moment */
+    int64_t retry_after_s;  /* with ERR_LIMIT: from the backlog or the tenant's rate, >= 1 (filled in that case only) */
 };
 int queue_read_submit(const void *bytes, size_t len, struct queue_submitted *ret, struct err *err);
 
@@ -87,12 +89,23 @@ int queue_read_submit(const void *bytes, size_t len, struct queue_submitted *ret
 int queue_cmd_get(struct queue_cmd *c, const struct queue *q, const char *id, bool history, struct err *err);
 int queue_read_get(const void *bytes, size_t len, struct job_view *ret, struct err *err);
 
-/* Newest first. state < 0: all. cursor "": from the newest; otherwise ret_cursor of the page before.
- * limit 1..100. */
-int queue_cmd_list(struct queue_cmd *c, const struct queue *q, int state, const char *cursor, int limit,
-                   struct err *err);
-/* *ret: owned array of limit objects {id, state, submitted_ms, started_ms, finished_ms, attempt, priority,
- * generator, stage, step, total, eta_s, error_code, error}; ret_cursor "" at the end. */
+/* Which jobs: "" and negative members choose nothing. */
+struct queue_filter {
+    int state;             /* enum job_state; < 0: any */
+    const char *tenant;    /* NULL: any ("" is a tenant) */
+    const char *generator; /* NULL: any */
+    const char *code;      /* err_name of the last failure; NULL: any */
+    const char *worker;    /* of the last attempt; NULL: any */
+};
+/* Newest first (FAILED: by when it failed). filter NULL: all. cursor "": from the newest; otherwise ret_cursor of the page
+ * before. limit 1..100. */
+int queue_cmd_list(struct queue_cmd *c, const struct queue *q, const struct queue_filter *filter, const char *cursor,
+                   int limit, struct err *err);
+/* The dead list put back: every FAILED job that the filter chooses (its state is ignored), up to 1,000 a call, as by
+ * retry. -> queue_read_count. */
+int queue_cmd_redrive(struct queue_cmd *c, const struct queue *q, const struct queue_filter *filter, struct err *err);
+/* *ret: owned array of limit objects {id, state, tenant, submitted_ms, started_ms, finished_ms, attempt, fails, deaths,
+ * priority, generator, worker, stage, step, total, eta_s, error_code, error}; ret_cursor "" at the end. */
 int queue_read_list(const void *bytes, size_t len, json_t **ret, char ret_cursor[64], struct err *err);
 
 /* QUEUED and DELAYED are CANCELLED at once; RUNNING is asked to stop (stopping = true) and CANCELLED when its
@@ -117,8 +130,10 @@ int queue_read_ok(const void *bytes, size_t len, struct err *err);
 
 /* Cancels everything that waits (up to 1,000 a call: ret_n = 1000 means call again). */
 int queue_cmd_purge(struct queue_cmd *c, const struct queue *q, struct err *err);
-/* Stops and resumes the handing out of jobs. */
-int queue_cmd_pause(struct queue_cmd *c, const struct queue *q, bool paused, struct err *err);
+/* Stops and resumes the handing out of jobs: of all, of one generator, of one tenant. name NULL with QUEUE_ALL. */
+enum queue_scope { QUEUE_ALL, QUEUE_GENERATOR, QUEUE_TENANT };
+int queue_cmd_pause(struct queue_cmd *c, const struct queue *q, enum queue_scope scope, const char *name, bool paused,
+                    struct err *err);
 int queue_read_count(const void *bytes, size_t len, int64_t *ret_n, struct err *err); /* purge */
 
 /* Objects for people and metrics (owned by the caller); members are listed in PROTOCOL.md part 4. */
@@ -127,7 +142,50 @@ int queue_cmd_stats(struct queue_cmd *c, const struct queue *q, struct err *err)
 int queue_cmd_workers(struct queue_cmd *c, const struct queue *q, struct err *err);
 int queue_cmd_quiet(struct queue_cmd *c, const struct queue *q, const char *worker, bool quiet,
                     struct err *err);
-int queue_read_object(const void *bytes, size_t len, json_t **ret, struct err *err); /* why, stats, workers */
+/* {list: [{name, weight, max_running, max_queued, gpu_s_day, rate, burst, waiting, running, waiting_s, used_s_day, paused,
+ * held}]}: at most 1,000, the last seen first. */
+int queue_cmd_tenants(struct queue_cmd *c, const struct queue *q, struct err *err);
+/* {models: {generator: cost model as JSON text}, weights: {generator: digest}, memory: {generator: largest device memory
+ * that a registered worker offers for it; 0: no limit}}. */
+int queue_cmd_models(struct queue_cmd *c, const struct queue *q, struct err *err);
+int queue_read_object(const void *bytes, size_t len, json_t **ret, struct err *err); /* these, why, stats, workers */
+
+/* What a tenant may; kept in Redis until it is said again. 0: no limit (weight: 1). */
+struct queue_tenant {
+    const char *name;     /* "" or as tenant_ok */
+    double weight;        /* share inside a level */
+    int64_t max_running;
+    int64_t max_queued;
+    double gpu_s_day;     /* device seconds a day (UTC); then its jobs wait for the next day */
+    double rate_per_min;  /* submits: a token bucket that fills so fast */
+    int64_t burst;        /* and holds so many */
+};
+int queue_cmd_tenant(struct queue_cmd *c, const struct queue *q, const struct queue_tenant *t, struct err *err);
+bool queue_tenant_ok(const char *name); /* "" or 1..48 of [A-Za-z0-9_.-] */
+
+/* ---- webhooks ---- */
+
+/* Deliveries that are due: takes up to n (1..50) for hold_ms; who does not report by then has lost them, and they are due
+ * again: at least once, with the same id. */
+int queue_cmd_hook_take(struct queue_cmd *c, const struct queue *q, int n, int64_t hold_ms, struct err *err);
+struct queue_hook {
+    char id[64];          /* of the delivery: the same at every try ("webhook-id") */
+    char job[JOB_ID];
+    char event[16];       /* queued, start, progress, end */
+    int64_t tries;        /* before this one */
+    int64_t created_ms;   /* when it happened */
+    int64_t hold;         /* fence of queue_cmd_hook_done */
+};
+/* *ret: owned array (mem_free) of *ret_n; *ret_next_ms: until the next one is due, -1: none waits. */
+int queue_read_hook_take(const void *bytes, size_t len, struct queue_hook **ret, size_t *ret_n, int64_t *ret_next_ms,
+                         struct err *err);
+/* The end of a try. status: HTTP's, or 0 with why. verdict: delivered; again (the wait doubles from 5 s to 6 h, +-20 %,
+ * until a day and a half after it happened); or drop: the receiver wants no more of this job (410), or nobody can send it. */
+enum queue_hook_verdict { QUEUE_HOOK_OK, QUEUE_HOOK_AGAIN, QUEUE_HOOK_DROP };
+int queue_cmd_hook_done(struct queue_cmd *c, const struct queue *q, const struct queue_hook *hook,
+                        enum queue_hook_verdict verdict, int status, double seconds, const char *why, struct err *err);
+/* {log: [{id, event, time_ms, try, status, seconds, why, verdict}], waiting: [{id, event, due_ms, tries}]} of a job. */
+int queue_cmd_hooks(struct queue_cmd *c, const struct queue *q, const char *job, struct err *err);
 
 /* ---- the event stream ---- */
 
@@ -141,6 +199,7 @@ int queue_cmd_replay(struct queue_cmd *c, const struct queue *q, const char *fro
 struct queue_event {
     char id[JOB_ID];
     char what[16];        /* submit, claim, progress, settle, release, cancel, expire, retry, delete */
+    char tenant[64];
     enum job_state state; /* after it */
     int64_t attempt;
     int64_t time_ms;
@@ -169,8 +228,14 @@ struct queue_offer {
     const char *generators; /* "avatar" or "avatar,tryon" */
     int64_t bytes;          /* device memory; 0: any job fits */
     int64_t lease_ms;
-    const char *token; /* of this claim: sent again, its answer lost, it gets the same job; NULL: none */
+    const char *token;  /* of this claim: sent again, its answer lost, it gets the same job; NULL: none */
+    const char *labels; /* "h100,eu" ; NULL: none */
+    const char *warm;   /* generators that are loaded, as generators; NULL: none */
+    const char *host;   /* whose devices can work together; NULL: this worker takes part in no gang */
+    const char *device; /* kind for the calibration: "NVIDIA H100 80GB HBM3" */
 };
+/* The same fields are in hello's info (generators, memory_bytes, labels, host, gang, device), from which fitting workers
+ * are counted. */
 int queue_cmd_claim(struct queue_cmd *c, const struct queue *q, const struct queue_offer *offer,
                     struct err *err);
 struct queue_claimed {
@@ -179,11 +244,15 @@ struct queue_claimed {
     int64_t attempt;       /* the fence of every later call */
     int64_t fails, deaths; /* so far */
     int64_t run_left_ms;   /* until the run deadline; 0: none */
+    int rank, size;        /* 0, 1; of a gang: this worker's rank and the number of devices */
+    json_t *ranks;         /* owned: names of the gang's workers by rank; NULL alone */
+    char gang[JOB_ID];     /* not got, but held for this job until enough devices are there; "" otherwise */
     struct job job;        /* owned: job_done */
 };
 int queue_read_claim(const void *bytes, size_t len, struct queue_claimed *ret, struct err *err);
 
-int queue_cmd_renew(struct queue_cmd *c, const struct queue *q, const char *id, int64_t attempt,
+/* rank: of a gang; 0 alone. */
+int queue_cmd_renew(struct queue_cmd *c, const struct queue *q, const char *id, int64_t attempt, int rank,
                     int64_t lease_ms, struct err *err);
 struct queue_progress {
     const char *stage;
@@ -203,13 +272,21 @@ struct queue_limits {
     int max_fails;      /* attempts with a retryable error: 3 */
     int64_t backoff_ms; /* the first wait; doubles, +-20 % */
 };
-/* The end of an attempt. code 0: done, result (an object, <= 16 KiB as JSON text) is what the job becomes.
+/* What an attempt took, for calibration, budgets and metrics. */
+struct queue_used {
+    double gflop;          /* of the plan for what was really asked; 0: not known */
+    const json_t *stages;  /* {"denoise": seconds, ...} or NULL */
+    const char *weights;   /* digest, "" or NULL: not known */
+    bool unfit;            /* this worker cannot run this generator any more (broken weights): the job goes to another one
+                              that can, if there is one, and counts as no failure */
+};
+/* The end of an attempt. used may be NULL. code 0: done, result (an object, <= 16 KiB as JSON text) is what the job becomes.
  * Otherwise the ERR_* and its sentence: err_then decides FAILED, DELAYED (or FAILED when the fails are
  * spent), CANCELLED or TIMED_OUT (whichever stop was asked for). Twice the same is harmless. ERR_LOST: the
  * result is kept as late. ERR_NOTFOUND: the job was deleted, its files are nobody's. */
 int queue_cmd_settle(struct queue_cmd *c, const struct queue *q, const char *id, int64_t attempt, int code,
                      const char *text, const json_t *result, const struct queue_limits *limits,
-                     struct err *err);
+                     const struct queue_used *used, struct err *err);
 int queue_read_settle(const void *bytes, size_t len, enum job_state *ret_state, struct err *err);
 
 /* Gives the job back: front of its line, nothing counted. */

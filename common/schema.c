@@ -4,6 +4,8 @@
 
 #include <ctype.h>
 #include <math.h>
+#include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/blob.h"
@@ -37,6 +39,16 @@ static const struct schema_field avatar_fields[] = {
      "the image"},
     {"preset", SCHEMA_CHOICE, 0, 0, "auto", "auto|cpu", 0, "device class"},
     {"priority", SCHEMA_INTEGER, 0, 9, "5", NULL, SCHEMA_QUEUE, "9 goes first"},
+    {"delay_s", SCHEMA_NUMBER, 0, 2592000, NULL, NULL, SCHEMA_QUEUE, "not started before so many seconds are over"},
+    {"not_before", SCHEMA_NUMBER, 0, 99999999999.0, NULL, NULL, SCHEMA_QUEUE, "not started before this time (seconds since 1970)"},
+    {"cache", SCHEMA_CHOICE, 0, 0, "auto", "auto|off", SCHEMA_QUEUE,
+     "auto: a kept video of the very same request (with a seed of your own) is the answer; off: made anew"},
+    {"devices", SCHEMA_INTEGER, 1, 64, NULL, NULL, SCHEMA_QUEUE, "devices of one host that work on it together"},
+    {"labels", SCHEMA_TAGS, 8, 24, NULL, NULL, SCHEMA_QUEUE, "words that the worker must have among its labels"},
+    {"webhook", SCHEMA_TEXT, 0, 1000, NULL, NULL, SCHEMA_QUEUE, "URL that is told how the job goes"},
+    {"webhook_events", SCHEMA_TAGS, 4, 8, NULL, NULL, SCHEMA_QUEUE, "which of queued, start, progress, end; absent: end"},
+    {"idempotency_key", SCHEMA_TEXT, 0, 255, NULL, NULL, SCHEMA_QUEUE,
+     "the same key with the same request is the same job, for a day (the header Idempotency-Key is the same)"},
     {"tags", SCHEMA_TAGS, 16, 64, NULL, NULL, SCHEMA_QUEUE, "words of your own, to find the job again"},
     {"deadline_start_s", SCHEMA_NUMBER, 0.1, 2592000, NULL, NULL, SCHEMA_QUEUE,
      "given up when it has not started after so many seconds"},
@@ -88,6 +100,11 @@ const struct schema_field *schema_field(const struct schema *s, const char *name
 struct shown {
     char text[SHOWN_MAX + 8];
 };
+
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
 
 /* A value as people see it in a sentence: one line, not long. */
 static const char *show_text(struct shown *d, const char *s, size_t len)
@@ -496,26 +513,86 @@ int schema_media(const struct schema *s, const char *name, const char *value, si
 
 /* ---- a whole request ---- */
 
+/* Words of [A-Za-z0-9_.-] (or of `among`), sorted, each once, separated by commas. */
+static int keep_words(const struct schema_field *f, const json_t *list, const char *among, char *dst, size_t size,
+                      struct err *err)
+{
+    const char *words[16], *last = "";
+    size_t n = json_array_size(list);
+    struct shown d;
+    dst[0] = 0;
+    for (size_t i = 0; i < n && i < 16; i++) {
+        words[i] = json_string_value(json_array_get(list, i));
+        bool ok = among ? str_in_list(among, words[i])
+                        : strspn(words[i], "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-") ==
+                              strlen(words[i]);
+        if (!ok)
+            return err_set(err, ERR_INVALID, "%s: '%s' is not allowed; %s", f->name,
+                           show_text(&d, words[i], strlen(words[i])),
+                           among ? "queued, start, progress and end are" : "letters, digits, _ . and - are");
+    }
+    qsort(words, n, sizeof(words[0]), by_text);
+    for (size_t i = 0; i < n; last = words[i++]) {
+        size_t len = strlen(dst);
+        if (strcmp(words[i], last) != 0 && str_format(dst + len, size - len, "%s%s", len ? "," : "", words[i]) < 0)
+            return err_set(err, ERR_INVALID, "%s: too long; %zu characters in all are allowed", f->name, size - 1);
+    }
+    return 0;
+}
+
+static int keep_webhook(struct job *job, const struct schema_field *f, const char *url, struct err *err)
+{
+    if (*url && strncasecmp(url, "http://", 7) != 0 && strncasecmp(url, "https://", 8) != 0)
+        return err_set(err, ERR_INVALID, "%s: an http:// or https:// URL is expected", f->name);
+    for (const char *s = url; *s; s++)
+        if ((unsigned char)*s <= 0x20 || *s == 0x7f)
+            return err_set(err, ERR_INVALID, "%s: a URL has no blanks or control characters", f->name);
+    return str_copy(job->webhook, sizeof(job->webhook), url);
+}
+
+/* A value that belongs to the job, not to the generator. */
+static int keep_queue(struct job *job, const struct schema_field *f, const json_t *v, struct err *err)
+{
+    static const struct {
+        const char *name;
+        size_t at;
+    } times[] = {{"deadline_start_s", offsetof(struct job, deadline_start_ms)},
+                 {"deadline_run_s", offsetof(struct job, deadline_run_ms)},
+                 {"ttl_s", offsetof(struct job, ttl_ms)},
+                 {"delay_s", offsetof(struct job, delay_ms)},
+                 {"not_before", offsetof(struct job, not_before_ms)}};
+    for (size_t i = 0; i < sizeof(times) / sizeof(times[0]); i++)
+        if (strcmp(f->name, times[i].name) == 0)
+            *(int64_t *)(void *)((char *)job + times[i].at) = (int64_t)(json_number_value(v) * 1000);
+    if (strcmp(f->name, "priority") == 0)
+        job->priority = (int)json_integer_value(v);
+    else if (strcmp(f->name, "devices") == 0)
+        job->group_min = job->group_max = (int)json_integer_value(v);
+    else if (strcmp(f->name, "cache") == 0)
+        job->no_cache = strcmp(json_string_value(v), "off") == 0;
+    else if (strcmp(f->name, "labels") == 0)
+        return keep_words(f, v, NULL, job->labels, sizeof(job->labels), err);
+    else if (strcmp(f->name, "webhook_events") == 0)
+        return keep_words(f, v, "queued|start|progress|end", job->webhook_events, sizeof(job->webhook_events), err);
+    else if (strcmp(f->name, "webhook") == 0)
+        return keep_webhook(job, f, json_string_value(v), err);
+    else if (strcmp(f->name, "idempotency_key") == 0)
+        return str_copy(job->idem_key, sizeof(job->idem_key), json_string_value(v));
+    else if (strcmp(f->name, "tags") == 0) {
+        json_decref(job->tags);
+        job->tags = json_incref((json_t *)(uintptr_t)v);
+    }
+    return 0;
+}
+
 /* Where a checked value goes. Takes over v. */
-static int keep(struct job *job, const struct schema_field *f, json_t *v)
+static int keep(struct job *job, const struct schema_field *f, json_t *v, struct err *err)
 {
     if (!(f->flags & SCHEMA_QUEUE))
         return json_object_set_new(job->params, f->name, v) < 0 ? ERR_NOMEM : 0;
-    int64_t ms = (int64_t)(json_number_value(v) * 1000);
-    if (strcmp(f->name, "priority") == 0) {
-        job->priority = (int)json_integer_value(v);
-    } else if (strcmp(f->name, "deadline_start_s") == 0) {
-        job->deadline_start_ms = ms;
-    } else if (strcmp(f->name, "deadline_run_s") == 0) {
-        job->deadline_run_ms = ms;
-    } else if (strcmp(f->name, "ttl_s") == 0) {
-        job->ttl_ms = ms;
-    } else {
-        json_decref(job->tags);
-        job->tags = json_incref(v);
-    }
+    int rc = keep_queue(job, f, v, err);
     json_decref(v);
-    return 0;
+    return rc;
 }
 
 static int apply_field(const struct schema_field *f, const json_t *body, const json_t *defaults,
@@ -536,7 +613,7 @@ static int apply_field(const struct schema_field *f, const json_t *body, const j
     int rc = checks[f->type](f, given, &v, err);
     json_decref(initial);
     if (rc == 0)
-        rc = v ? keep(job, f, v) : ERR_NOMEM;
+        rc = v ? keep(job, f, v, err) : ERR_NOMEM;
     return rc < 0 ? err_set(err, rc, "%s: no memory", f->name) : 0;
 }
 
