@@ -24,20 +24,24 @@
 #define MAX_CHILDREN 34
 #define MAX_WORDS 24
 #define MAX_ENV 80
+#define EXIT_RECYCLE 75 /* of a worker that wants to be started again */
+#define SETTLED_S 60
 
 struct child {
     char title[32];
     char program[1024];
     char *argv[MAX_WORDS]; /* owned texts */
     int argc;
-    char log[1100];
-    pid_t pid; /* 0: not running */
+    char log[1100]; /* "": standard error */
+    bool worker;
+    pid_t pid;  /* 0: not running */
+    int status; /* of its end, as waitpid tells it */
     int restarts;
-    int64_t again_us; /* when to start it again */
+    int64_t started_us, again_us; /* when to start it again */
 };
 
 struct cluster {
-    char volume[1024], run_dir[64], socket[96], log_dir[1100], port_file[128];
+    char volume[1024], redis_dir[1100], run_dir[64], socket[96], log_dir[1100], port_file[128];
     char url[64], page[64];
     int lock; /* held: nobody else starts a Redis in this folder */
     char *env[MAX_ENV]; /* owned texts, NULL at the end */
@@ -45,9 +49,11 @@ struct cluster {
     struct child child[MAX_CHILDREN];
     int n;
     pthread_t thread;
-    bool watching;
+    bool watching, container;
+    int start_s; /* how long a part may take to come up */
+    unsigned parts;
     atomic_bool stopping;
-    atomic_int deaths;
+    atomic_int deaths, failed; /* failed: number of the child, from 1 */
 };
 
 /* ---- programs and folders ---- */
@@ -83,6 +89,25 @@ static int make_dir(const char *path, struct err *err)
                    "%s cannot be made: %s: name another folder with --volume", path, strerror(errno));
 }
 
+int cluster_parts(const char *text, unsigned *ret, struct err *err)
+{
+    static const char *const names[] = {"redis", "dispatcher", "workers"};
+    unsigned parts = 0;
+    for (const char *p = text; *p;) {
+        size_t n = strcspn(p, ","), i = 0;
+        while (i < 3 && (strlen(names[i]) != n || strncmp(p, names[i], n) != 0))
+            i++;
+        if (i == 3)
+            return err_set(err, ERR_INVALID, "--parts: %.40s is none of redis, dispatcher, workers", p);
+        parts |= 1U << i;
+        p += n + (p[n] == ',');
+    }
+    if (!parts)
+        return err_set(err, ERR_INVALID, "--parts: name some of redis, dispatcher, workers");
+    *ret = parts;
+    return 0;
+}
+
 /* Two servers that append to one file would ruin it. */
 static int lock_dir(struct cluster *k, const char *dir, struct err *err)
 {
@@ -95,28 +120,46 @@ static int lock_dir(struct cluster *k, const char *dir, struct err *err)
     if (flock(k->lock, LOCK_EX | LOCK_NB) == 0)
         return 0;
     return err_set(err, ERR_CONFLICT,
-                   "%s is in use by another `troupe up`: stop it, or name another folder with --volume",
-                   k->volume);
+                   "%s is in use by another `troupe up`: stop it, or name another folder with --volume", dir);
 }
 
-static int make_dirs(struct cluster *k, const char *volume, struct err *err)
+/* Where Redis' data and the logs lie. */
+static int make_state(struct cluster *k, const char *state, struct err *err)
 {
     char redis[1100];
-    int rc = make_dir(volume, err);
+    int rc = state == k->volume ? 0 : make_dir(state, err);
     if (rc < 0)
         return rc;
-    char *full = realpath(volume, NULL);
+    if (str_path(redis, sizeof redis, state, "redis") < 0 || str_copy(k->redis_dir, sizeof k->redis_dir, redis) < 0 ||
+        str_path(k->log_dir, sizeof k->log_dir, state, "log") < 0)
+        return err_set(err, ERR_TOOBIG, "--state: the path is too long");
+    if (k->container)
+        k->log_dir[0] = 0;
+    else if ((rc = make_dir(k->log_dir, err)) < 0)
+        return rc;
+    if (!(k->parts & CLUSTER_REDIS))
+        return 0;
+    rc = make_dir(redis, err);
+    return rc < 0 ? rc : lock_dir(k, redis, err);
+}
+
+static int make_dirs(struct cluster *k, const struct cluster_options *o, struct err *err)
+{
+    int rc = make_dir(o->volume, err);
+    if (rc < 0)
+        return rc;
+    char *full = realpath(o->volume, NULL);
     rc = full ? str_copy(k->volume, sizeof k->volume, full) : ERR_IO;
     mem_free(full);
-    if (rc < 0 || str_path(k->log_dir, sizeof k->log_dir, k->volume, "log") < 0 ||
-        str_path(redis, sizeof redis, k->volume, "redis") < 0)
+    if (rc < 0)
         return err_set(err, ERR_TOOBIG, "--volume: the path is too long");
-    if ((rc = make_dir(k->log_dir, err)) < 0 || (rc = make_dir(redis, err)) < 0 ||
-        (rc = lock_dir(k, redis, err)) < 0)
+    if ((rc = make_state(k, o->state ? o->state : k->volume, err)) < 0)
         return rc;
     str_copy(k->run_dir, sizeof k->run_dir, "/tmp/troupe-XXXXXX");
-    if (!mkdtemp(k->run_dir))
+    if (!mkdtemp(k->run_dir)) {
+        k->run_dir[0] = 0;
         return err_set(err, ERR_IO, "/tmp: %s", strerror(errno));
+    }
     str_path(k->socket, sizeof k->socket, k->run_dir, "redis.sock");
     str_path(k->port_file, sizeof k->port_file, k->run_dir, "port");
     return 0;
@@ -172,7 +215,8 @@ static void make_env(struct cluster *k, struct cli *c)
     }
     conf_each(&c->conf, CONF_ALL, add_env, k);
     str_format(redis, sizeof redis, "unix://%s", k->socket);
-    add_env(k, "TROUPE_REDIS", redis);
+    if (k->parts & CLUSTER_REDIS)
+        add_env(k, "TROUPE_REDIS", redis);
     add_env(k, "TROUPE_VOLUME", k->volume);
 }
 
@@ -189,7 +233,8 @@ static struct child *child_new(struct cluster *k, const char *title, const char 
     struct child *ch = &k->child[k->n++];
     str_copy(ch->title, sizeof ch->title, title);
     str_copy(ch->program, sizeof ch->program, program);
-    str_format(ch->log, sizeof ch->log, "%s/%s.log", k->log_dir, title);
+    if (!k->container)
+        str_format(ch->log, sizeof ch->log, "%s/%s.log", k->log_dir, title);
     child_word(ch, program);
     return ch;
 }
@@ -217,9 +262,10 @@ static void child_main(const struct cluster *k, const struct child *ch, int log_
 
 static int child_start(const struct cluster *k, struct child *ch, struct err *err)
 {
-    int fd = open(ch->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    int fd = ch->log[0] ? open(ch->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644)
+                        : fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
     if (fd < 0)
-        return err_set(err, ERR_IO, "%s: %s", ch->log, strerror(errno));
+        return err_set(err, ERR_IO, "%s: %s", ch->log[0] ? ch->log : "standard error", strerror(errno));
     sigset_t all, before; /* a stop that comes before the child has its own handlers would be lost in ours */
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, &before);
@@ -231,14 +277,39 @@ static int child_start(const struct cluster *k, struct child *ch, struct err *er
     if (pid < 0)
         return err_set(err, ERR_NOMEM, "%s cannot be started: %s", ch->title, strerror(errno));
     ch->pid = pid;
+    ch->started_us = clock_us();
     return 0;
 }
 
 static bool child_ended(struct child *ch)
 {
-    if (ch->pid > 0 && waitpid(ch->pid, NULL, WNOHANG) == ch->pid)
+    if (ch->pid > 0 && waitpid(ch->pid, &ch->status, WNOHANG) == ch->pid)
         ch->pid = 0;
     return ch->pid == 0;
+}
+
+/* How long to wait before it is started again. One that had worked for a while begins anew. */
+static int64_t child_pause(struct child *ch)
+{
+    if (clock_us() - ch->started_us > SETTLED_S * CLOCK_S)
+        ch->restarts = 0;
+    if (ch->restarts == 0 && WIFEXITED(ch->status) && WEXITSTATUS(ch->status) == EXIT_RECYCLE)
+        return 0;
+    int wait_s = 1 << (ch->restarts > 5 ? 5 : ch->restarts);
+    return (wait_s > 30 ? 30 : wait_s) * CLOCK_S;
+}
+
+/* The first process of a container inherits what others leave behind. */
+static void reap_orphans(const struct cluster *k)
+{
+    siginfo_t got = {0};
+    if (getpid() != 1 || waitid(P_ALL, 0, &got, WEXITED | WNOHANG | WNOWAIT) < 0 || got.si_pid <= 0)
+        return;
+    for (int i = 0; i < k->n; i++) {
+        if (k->child[i].pid == got.si_pid)
+            return;
+    }
+    waitpid(got.si_pid, NULL, WNOHANG);
 }
 
 /* Workers and dispatcher first: they give jobs back to a Redis that is still there. */
@@ -266,8 +337,9 @@ static void stop_range(struct cluster *k, int from, int to)
 
 static void stop_all(struct cluster *k)
 {
-    stop_range(k, 1, k->n);
-    stop_range(k, 0, k->n > 0 ? 1 : 0);
+    int first = k->parts & CLUSTER_REDIS && k->n > 0; /* Redis is the first child */
+    stop_range(k, first, k->n);
+    stop_range(k, 0, first);
 }
 
 /* Stops them too: a child ends with the thread that started it (PR_SET_PDEATHSIG), and Redis must outlive the rest. */
@@ -275,20 +347,21 @@ static void *watch(void *arg)
 {
     struct cluster *k = arg;
     while (!atomic_load(&k->stopping)) {
-        for (int i = 0; i < k->n; i++) {
+        for (int i = 0; i < k->n && !atomic_load(&k->failed); i++) {
             struct child *ch = &k->child[i];
             if (ch->pid > 0 && child_ended(ch)) {
-                int wait_s = 1 << (ch->restarts > 5 ? 5 : ch->restarts);
-                ch->again_us = clock_us() + (wait_s > 30 ? 30 : wait_s) * CLOCK_S;
+                ch->again_us = clock_us() + child_pause(ch);
                 atomic_fetch_add(&k->deaths, 1);
-            }
-            if (ch->pid == 0 && clock_us() >= ch->again_us) {
+                if (k->container && !ch->worker)
+                    atomic_store(&k->failed, i + 1);
+            } else if (ch->pid == 0 && clock_us() >= ch->again_us) {
                 struct err why = {0};
                 ch->restarts++;
                 if (child_start(k, ch, &why) < 0)
                     ch->again_us = clock_us() + 5 * CLOCK_S;
             }
         }
+        reap_orphans(k);
         clock_sleep_us(50 * CLOCK_MS);
     }
     stop_all(k);
@@ -355,17 +428,20 @@ static void last_line(const char *path, char *ret, size_t size)
 static int wait_for(struct cluster *k, struct child *ch, bool (*ready)(struct cluster *k), struct err *err)
 {
     char why[300];
-    for (int64_t end = clock_us() + 20 * CLOCK_S; clock_us() < end && !cli_stopped;) {
+    const char *where = ch->log[0] ? ch->log : "the lines above";
+    for (int64_t end = clock_us() + k->start_s * CLOCK_S; clock_us() < end && !cli_stopped;) {
         if (ready(k))
             return 0;
-        if (child_ended(ch)) {
+        if (child_ended(ch) && k->container)
+            return err_set(err, ERR_IO, "%s ended at once: see the lines above", ch->title);
+        if (ch->pid == 0) {
             last_line(ch->log, why, sizeof why);
             return err_set(err, ERR_IO, "%s ended at once: %s (%s)", ch->title, why, ch->log);
         }
         clock_sleep_us(2 * CLOCK_MS);
     }
-    return err_set(err, cli_stopped ? ERR_CANCEL : ERR_TIMEOUT, "%s did not come up in 20 s: see %s",
-                   ch->title, ch->log);
+    return err_set(err, cli_stopped ? ERR_CANCEL : ERR_TIMEOUT, "%s did not come up in %d s: see %s", ch->title,
+                   k->start_s, where);
 }
 
 static bool redis_ready(struct cluster *k)
@@ -377,7 +453,7 @@ static bool redis_ready(struct cluster *k)
 
 static int start_redis(struct cluster *k, struct err *err)
 {
-    char program[1024], dir[1100];
+    char program[1024];
     int rc = cluster_find("redis-server", "apt-get install redis-server", program, sizeof program, err);
     if (rc < 0)
         return rc;
@@ -399,8 +475,7 @@ static int start_redis(struct cluster *k, struct err *err)
                                  "--daemonize",
                                  "no",
                                  "--dir",
-                                 dir};
-    str_path(dir, sizeof dir, k->volume, "redis");
+                                 k->redis_dir};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         child_word(ch, words[i]);
     rc = child_start(k, ch, err);
@@ -426,23 +501,50 @@ static int start_dispatcher(struct cluster *k, struct err *err)
     return rc;
 }
 
+static int start_worker(struct cluster *k, const struct cluster_options *o, int number, const char *program,
+                        const char *device, struct err *err)
+{
+    char title[32];
+    str_format(title, sizeof title, "worker%d", number);
+    struct child *ch = child_new(k, title, program);
+    const char *const words[][2] = {{"--device", device}, {"--noise", o->noise}, {"--dump", o->dump}};
+    ch->worker = true;
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        if (words[i][1]) {
+            child_word(ch, words[i][0]);
+            child_word(ch, words[i][1]);
+        }
+    }
+    return child_start(k, ch, err);
+}
+
 static int start_workers(struct cluster *k, const struct cluster_options *o, struct err *err)
 {
-    char program[1024], title[32];
-    int rc = cluster_find("troupe-worker", "build it: ninja -C build", program, sizeof program, err);
-    for (int i = 0; i < o->n_workers && i < MAX_CHILDREN - 2 && rc == 0; i++) {
-        str_format(title, sizeof title, "worker%d", i);
-        struct child *ch = child_new(k, title, program);
-        if (o->noise) {
-            child_word(ch, "--noise");
-            child_word(ch, o->noise);
-        }
-        if (o->dump) {
-            child_word(ch, "--dump");
-            child_word(ch, o->dump);
-        }
-        rc = child_start(k, ch, err);
+    char program[1024], device[32];
+    int rc = cluster_find("troupe-worker", "build it: ninja -C build", program, sizeof program, err), n = 0;
+    for (; !o->devices && n < o->n_workers && n < MAX_CHILDREN - 2 && rc == 0; n++)
+        rc = start_worker(k, o, n, program, NULL, err);
+    for (const char *p = o->devices ? o->devices : ""; *p && rc == 0; n++) {
+        size_t len = strcspn(p, ",");
+        if (n == MAX_CHILDREN - 2 || len == 0 || str_format(device, sizeof device, "%.*s", (int)len, p) < 0)
+            return err_set(err, ERR_INVALID, "--devices: %.60s is no list of at most %d devices like cuda:0,cuda:1",
+                           o->devices, MAX_CHILDREN - 2);
+        rc = start_worker(k, o, n, program, device, err);
+        p += len + (p[len] == ',');
     }
+    return rc;
+}
+
+static int start_parts(struct cluster *k, const struct cluster_options *o, struct err *err)
+{
+    int rc = k->parts & CLUSTER_REDIS ? start_redis(k, err) : 0;
+    if (rc == 0 && k->parts & CLUSTER_DISPATCHER)
+        rc = start_dispatcher(k, err);
+    if (rc == 0 && k->parts & CLUSTER_WORKERS)
+        rc = start_workers(k, o, err);
+    if (rc == 0 && pthread_create(&k->thread, NULL, watch, k) != 0)
+        rc = err_set(err, ERR_NOMEM, "no thread to watch the programs");
+    k->watching = rc == 0;
     return rc;
 }
 
@@ -452,26 +554,22 @@ int cluster_start(struct cluster **ret, struct cli *c, const struct cluster_opti
     if (!k)
         return err_set(err, ERR_NOMEM, "no memory");
     k->lock = -1;
-    int rc = make_dirs(k, o->volume, err);
+    k->parts = o->parts ? o->parts : CLUSTER_ALL;
+    k->container = o->container;
+    k->start_s = o->container ? 120 : 20; /* a network volume may take its time */
+    int rc = make_dirs(k, o, err);
     bool own_page = page_port_free((int)c->conf.web_port);
     if (rc == 0) {
         make_env(k, c);
-        rc = start_redis(k, err);
+        rc = start_parts(k, o, err);
     }
-    if (rc == 0)
-        rc = start_dispatcher(k, err);
-    if (rc == 0)
-        rc = start_workers(k, o, err);
-    if (rc == 0 && pthread_create(&k->thread, NULL, watch, k) != 0)
-        rc = err_set(err, ERR_NOMEM, "no thread to watch the programs");
-    k->watching = rc == 0;
     if (rc < 0) {
         cluster_stop(k);
         return rc;
     }
-    if (own_page)
+    if (own_page && k->url[0])
         str_format(k->page, sizeof k->page, "http://127.0.0.1:%d/", (int)c->conf.web_port);
-    else if (c->conf.web_port >= 0)
+    else if (c->conf.web_port >= 0 && k->url[0])
         str_format(k->page, sizeof k->page, "%s/", k->url);
     str_copy(c->server, sizeof c->server, k->url);
     *ret = k;
@@ -493,6 +591,12 @@ const char *cluster_log_dir(const struct cluster *k)
     return k->log_dir;
 }
 
+const char *cluster_failed(struct cluster *k)
+{
+    int n = atomic_load(&k->failed);
+    return n ? k->child[n - 1].title : NULL;
+}
+
 int cluster_deaths(struct cluster *k)
 {
     return atomic_load(&k->deaths);
@@ -507,9 +611,11 @@ void cluster_stop(struct cluster *k)
         pthread_join(k->thread, NULL);
     else
         stop_all(k);
-    unlink(k->socket);
-    unlink(k->port_file);
-    rmdir(k->run_dir);
+    if (k->run_dir[0]) {
+        unlink(k->socket);
+        unlink(k->port_file);
+        rmdir(k->run_dir);
+    }
     if (k->lock >= 0)
         close(k->lock);
     for (int i = 0; i < k->n; i++) {

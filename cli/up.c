@@ -15,6 +15,24 @@ static int workers_of(const char *text, struct err *err)
     return (int)n;
 }
 
+struct words {
+    const char *workers, *parts, *devices, *state;
+    bool container;
+};
+
+static int read_words(const struct words *w, struct cluster_options *o, struct err *err)
+{
+    if (w->workers && w->devices)
+        return err_set(err, ERR_INVALID, "--workers: with --devices there is one worker for each device");
+    int rc = w->parts ? cluster_parts(w->parts, &o->parts, err) : 0;
+    if (rc == 0)
+        rc = o->n_workers = workers_of(w->workers, err);
+    o->devices = w->devices;
+    o->state = w->state;
+    o->container = w->container;
+    return rc < 0 ? rc : 0;
+}
+
 int up_check_ckpts(const struct cli *c, struct err *err)
 {
     if (access(c->conf.ckpts, R_OK) == 0)
@@ -31,10 +49,12 @@ void up_say_where(const struct cli *c, const struct cluster *k)
         cli_print_json(json_pack("{s:s, s:s, s:s}", "api", cluster_url(k), "page", cluster_page(k), "log",
                                  cluster_log_dir(k)));
     } else {
-        printf("api   %s\n", cluster_url(k));
-        if (cluster_page(k)[0])
-            printf("page  %s\n", cluster_page(k));
-        printf("logs  %s\n", cluster_log_dir(k));
+        const char *const lines[][2] = {
+            {"api", cluster_url(k)}, {"page", cluster_page(k)}, {"logs", cluster_log_dir(k)}};
+        for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+            if (lines[i][1][0])
+                printf("%-5s %s\n", lines[i][0], lines[i][1]);
+        }
     }
     fflush(stdout);
 }
@@ -42,30 +62,33 @@ void up_say_where(const struct cli *c, const struct cluster *k)
 void up_wait(struct cluster *k)
 {
     int seen = 0;
-    while (!cli_stopped) {
+    while (!cli_stopped && !cluster_failed(k)) {
         int n = cluster_deaths(k);
         if (n > seen)
-            fprintf(stderr, "a program ended and was started again (%d so far): see %s\n", n,
-                    cluster_log_dir(k));
+            fprintf(stderr, "a program ended and is started again (%d so far): see %s\n", n,
+                    cluster_log_dir(k)[0] ? cluster_log_dir(k) : "the lines above");
         seen = n;
         nanosleep(&(struct timespec){0, 100000000}, NULL);
     }
 }
 
-static int up_all(struct cli *c, const char *n_workers, struct err *err)
+static int up_all(struct cli *c, struct cluster_options *o, struct err *err)
 {
     struct cluster *k = NULL;
-    struct cluster_options o = {.volume = c->conf.volume};
-    int rc = o.n_workers = workers_of(n_workers, err);
-    if (rc >= 0)
-        rc = up_check_ckpts(c, err);
+    bool workers = !o->parts || o->parts & CLUSTER_WORKERS;
+    int rc = workers ? up_check_ckpts(c, err) : 0;
+    o->volume = c->conf.volume;
     cli_catch_signals();
     if (rc == 0)
-        rc = cluster_start(&k, c, &o, err);
+        rc = cluster_start(&k, c, o, err);
     if (rc == 0) {
         up_say_where(c, k);
-        fprintf(stderr, "Ctrl-C stops all of it\n");
+        if (!o->container)
+            fprintf(stderr, "Ctrl-C stops all of it\n");
         up_wait(k);
+        if (cluster_failed(k))
+            rc = err_set(err, ERR_IO, "%s ended, and the rest is of no use without it: see the lines above",
+                         cluster_failed(k));
     }
     cluster_stop(k);
     return rc;
@@ -73,15 +96,22 @@ static int up_all(struct cli *c, const char *n_workers, struct err *err)
 
 int up_command(struct cli *c, int argc, char **argv)
 {
-    const char *n_workers = NULL;
-    const struct arg own[] = {{"workers", &n_workers, NULL, "N", "workers to start [1]"}, {0}};
+    struct words w = {0};
+    struct cluster_options o = {0};
+    const struct arg own[] = {
+        {"workers", &w.workers, NULL, "N", "workers to start [1]"},
+        {"devices", &w.devices, NULL, "LIST", "one worker for each, like cuda:0,cuda:1 [--workers of --device]"},
+        {"parts", &w.parts, NULL, "LIST", "some of redis,dispatcher,workers; without redis: --redis is used [all]"},
+        {"state", &w.state, NULL, "DIR", "folder of this cluster alone: Redis' data, logs [the volume]"},
+        {"container", NULL, &w.container, NULL, "logs to standard error; ends when Redis or the dispatcher does"},
+        {0}};
     struct args_rest r = {0};
     struct err err = {0};
     int rc = args_read(c, argc, argv, own, false, 0, &r, &err);
     if (rc == 0 && r.help)
         args_help(c, "[options]",
                   "Starts redis-server, a dispatcher and workers on this machine, until Ctrl-C.", own, false);
-    else if (rc == 0)
-        rc = up_all(c, n_workers, &err);
+    else if (rc == 0 && (rc = read_words(&w, &o, &err)) == 0)
+        rc = up_all(c, &o, &err);
     return rc < 0 ? cli_fail(c, &err) : CLI_OK;
 }
