@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/crash.h"
 #include "common/job.h"
 #include "common/str.h"
 
@@ -153,6 +154,7 @@ int blob_put_add(struct blob_put *p, const void *bytes, size_t n, struct err *er
         blob_put_abort(p);
         return rc;
     }
+    CRASH_POINT(blob_add);
     sha256_add(&p->hash, bytes, n);
     p->bytes += n;
     return 0;
@@ -163,11 +165,14 @@ int blob_publish(const char *tmp, const char *path, struct err *err)
     int fd = open(tmp, O_RDONLY | O_CLOEXEC), rc = 0;
     if (fd < 0)
         return blob_errno(err, errno, "open", tmp);
+    CRASH_POINT(blob_sync);
     if (fsync(fd) < 0)
         rc = blob_errno(err, errno, "write", tmp);
     close(fd);
+    CRASH_POINT(blob_rename);
     if (rc == 0 && rename(tmp, path) < 0)
         rc = blob_errno(err, errno, "rename to", path);
+    CRASH_POINT(blob_renamed);
     if (rc < 0)
         unlink(tmp);
     return rc < 0 ? rc : sync_folder_of(path, err);
@@ -425,6 +430,7 @@ int blob_delete_results(const char *volume, const char *job, struct err *err)
     if (rc < 0)
         return rc;
     clear_folder(folder, -1);
+    CRASH_POINT(blob_remove);
     if (rmdir(folder) < 0 && errno != ENOENT)
         return blob_errno(err, errno, "delete", folder);
     return 0;

@@ -5,6 +5,7 @@
 
 #include <string.h>
 
+#include "common/crash.h"
 #include "common/mem.h"
 #include "common/str.h"
 #include "dispatcher/api_jobs.h"
@@ -96,6 +97,7 @@ static void event_frame(struct stream *s, const char *id, const struct queue_eve
     bool final = job_state_final(e->state);
     str_copy(s->last, sizeof s->last, id);
     s->state = e->state;
+    CRASH_POINT(dispatcher_frame);
     frame(s, final ? NULL : id, strcmp(e->what, "progress") == 0 ? "progress" : "state", view_event(e));
 }
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/blob.h"
+#include "common/crash.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/schema.h"
@@ -119,6 +120,7 @@ static void submit_work(uv_work_t *w)
     struct submit *s = w->data;
     json_t *body = NULL;
     int rc = submit_body(s, &body);
+    CRASH_POINT_IF(rc == 0, dispatcher_body);
     if (rc == 0)
         rc = schema_apply(s->schema, body, s->app->defaults, &s->job, &s->err);
     if (rc == 0 && !s->job.ttl_ms)
@@ -138,6 +140,7 @@ static void on_submitted(void *arg, int rc, const void *bytes, size_t len, const
     char path[96];
     if (rc == 0)
         rc = queue_read_submit(bytes, len, &got, &err);
+    CRASH_POINT_IF(rc == 0, dispatcher_submitted);
     if (rc < 0) {
         int status = rc == ERR_CONFLICT ? 422 : err_http(rc); /* the draft's: same key, another body */
         reply_problem(r, status, &err, rc == ERR_LIMIT ? got.retry_after_s : 0);
@@ -151,6 +154,7 @@ static void on_submitted(void *arg, int rc, const void *bytes, size_t len, const
     reply_json(r, 201, json_pack("{s:s, s:s, s:s, s:o, s:b, s:{s:s, s:s+}}", "id", got.id, "object", "job", "state",
                                  "queued", "position", got.position >= 0 ? json_integer(got.position) : json_null(),
                                  "again", got.again, "links", "self", path, "events", path, "/events"));
+    CRASH_POINT(dispatcher_replied);
 }
 
 static void submit_after(uv_work_t *w, int status)
@@ -166,6 +170,7 @@ static void submit_after(uv_work_t *w, int status)
         queue_cmd_done(&c);
         reply_error(r, &s->err);
     } else {
+        CRASH_POINT(dispatcher_submit);
         backend_send(s->app->backend, &c, on_submitted, r);
     }
 }
@@ -393,6 +398,7 @@ static void on_cancelled(void *arg, int rc, const void *bytes, size_t len, const
     struct err err = *why;
     if (rc == 0)
         rc = queue_read_cancel(bytes, len, &got, &err);
+    CRASH_POINT(dispatcher_cancelled);
     if (rc < 0)
         reply_error(r, &err);
     else
@@ -405,6 +411,7 @@ void api_jobs_cancel(struct request *r)
     struct queue_cmd c = {0};
     struct err err = {0};
     const char *id = api_jobs_id(r);
+    CRASH_POINT(dispatcher_cancel);
     if (id)
         backend_ask(r, queue_cmd_cancel(&c, &r->app->queue, id, "client", &err), &c, &err, on_cancelled);
 }
@@ -470,6 +477,7 @@ static void remove_after(uv_work_t *w, int status)
     struct removal *x = w->data;
     struct queue_cmd c = {0};
     (void)status;
+    CRASH_POINT(dispatcher_delete);
     if (!x->err.code)
         queue_cmd_delete(&c, &x->r->app->queue, x->r->param[0], &x->err);
     backend_ask(x->r, x->err.code, &c, &x->err, on_deleted);

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/crash.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/redis_url.h"
@@ -141,6 +142,7 @@ static void take_entry(struct events *ev, const struct redisReply *entry)
         str_copy(ev->last, sizeof ev->last, id);
     if (!ours)
         return;
+    CRASH_POINT(dispatcher_event);
     if (strcmp(e.what, "progress") != 0)
         ev->moves++;
     tell(ev, bucket_of(e.id), id, &e);

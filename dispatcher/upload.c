@@ -4,6 +4,7 @@
 #include <strings.h>
 #include <unistd.h>
 
+#include "common/crash.h"
 #include "common/mem.h"
 #include "common/str.h"
 
@@ -75,6 +76,7 @@ static int file_add(struct upload *u, const char *data, size_t n)
         return err_set(&u->err, ERR_TOOBIG, "%s: larger than the limit of %s", f->name,
                        str_bytes(limit, sizeof limit, f->max_bytes));
     int rc = n ? blob_put_add(&f->put, data, n, &u->err) : 0;
+    CRASH_POINT(dispatcher_upload);
     if (rc < 0)
         f->open = false;
     return rc;

@@ -8,6 +8,7 @@
 
 #include "common/blob.h"
 #include "common/clock.h"
+#include "common/crash.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/queue.h"
@@ -122,6 +123,7 @@ static void settle_job(struct claim *c, const struct queue_claimed *job, int cod
     int rc;
     for (;;) {
         err_clear(&err);
+        CRASH_POINT(worker_settle);
         rc = send(c,
                   queue_cmd_settle(&c->cmd, &c->queue, job->job.id, job->attempt, code, text, result, &limits,
                                    &err),
@@ -134,6 +136,7 @@ static void settle_job(struct claim *c, const struct queue_claimed *job, int cod
             break;
         clock_sleep_us(500 * CLOCK_MS);
     }
+    CRASH_POINT(worker_settled);
     if (gone)
         remove_results(c, job->job.id);
     LOG(INFO, "job ended", log_str("job", job->job.id), log_int("attempt", job->attempt),
@@ -149,6 +152,7 @@ static void release_job(struct claim *c, const struct queue_claimed *job)
     int rc;
     for (;;) {
         err_clear(&err);
+        CRASH_POINT(worker_release);
         rc = send(
             c, queue_cmd_release(&c->cmd, &c->queue, job->job.id, job->attempt, "the worker stops", &err),
             &err);
@@ -158,6 +162,7 @@ static void release_job(struct claim *c, const struct queue_claimed *job)
             break;
         clock_sleep_us(200 * CLOCK_MS);
     }
+    CRASH_POINT(worker_released);
     LOG(INFO, "job given back", log_str("job", job->job.id), log_int("attempt", job->attempt),
         log_str("state", rc == 0 ? job_state_text(state) : NULL), log_str("why", rc == 0 ? NULL : err.text));
 }
@@ -189,8 +194,11 @@ static int run_job(struct claim *c, const struct queue_claimed *job)
     int64_t began = clock_us();
     LOG(INFO, "job claimed", log_str("job", job->job.id), log_int("attempt", job->attempt),
         log_int("fails", job->fails), log_int("deaths", job->deaths));
+    CRASH_POINT(worker_claimed);
     lease_hold(c->lease, job->job.id, job->attempt);
+    CRASH_POINT(worker_held);
     int rc = run_pipeline(c, job, &result, &err);
+    CRASH_POINT_IF(rc == 0, worker_computed);
     enum lease_why why = lease_drop(c->lease);
     LOG(DEBUG, "job computed", log_str("job", job->job.id), log_code(rc),
         log_num("seconds", (double)(clock_us() - began) / 1e6));
@@ -218,6 +226,7 @@ static int claim_one(struct claim *c, bool *ret_idle, struct err *err)
     struct queue_claimed job = {0};
     if (!c->token[0] && job_make_id(c->token) < 0)
         c->token[0] = 0;
+    CRASH_POINT(worker_claim);
     int rc = send(c, queue_cmd_claim(&c->cmd, &c->queue, &offer, err), err);
     *ret_idle = true;
     if (rc == 0) {

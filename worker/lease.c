@@ -10,6 +10,7 @@
 
 #include "common/blob.h"
 #include "common/clock.h"
+#include "common/crash.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/redis_sync.h"
@@ -93,6 +94,7 @@ static void renew(struct lease *l, const struct held *h)
     const struct conf *c = l->o.conf;
     if (send(l, queue_cmd_renew(&l->cmd, l->o.queue, h->id, h->attempt, c->lease_s * 1000, NULL)) == 0)
         hear(l, h);
+    CRASH_POINT(worker_renewed);
 }
 
 static void report(struct lease *l, const struct held *h, int64_t now)
@@ -101,6 +103,7 @@ static void report(struct lease *l, const struct held *h, int64_t now)
     l->progressed_us = now;
     if (send(l, queue_cmd_progress(&l->cmd, l->o.queue, h->id, h->attempt, &p, NULL)) == 0)
         hear(l, h);
+    CRASH_POINT(worker_reported);
 }
 
 static int64_t entry_ttl_ms(const struct conf *c)
@@ -114,6 +117,7 @@ static void say_hello(struct lease *l, bool busy, int64_t now)
     struct err err = {0};
     json_t *info = l->o.info(l->o.info_arg, busy);
     l->said_us = now;
+    CRASH_POINT(worker_hello);
     if (info &&
         send(l, queue_cmd_hello(&l->cmd, l->o.queue, l->o.worker, entry_ttl_ms(l->o.conf), info, NULL)) ==
             0 &&
@@ -130,6 +134,7 @@ static void forget(struct lease *l, const char *id)
         LOG(WARN, "results cannot be removed", log_str("job", id), log_str("why", err.text));
         return;
     }
+    CRASH_POINT(worker_forget);
     if (send(l, queue_cmd_delete(&l->cmd, l->o.queue, id, NULL)) == 0)
         queue_read_ok(l->reply.data, l->reply.len, NULL);
 }
@@ -143,6 +148,7 @@ static void run_timer(struct lease *l, int64_t now)
         return;
     if (e.n_leases)
         LOG(WARN, "leases ran out", log_int("jobs", e.n_leases));
+    CRASH_POINT(worker_expired);
     int64_t until = clock_us() + FORGET_US;
     for (size_t i = 0; i < json_array_size(e.forget) && clock_us() < until; i++)
         forget(l, json_string_value(json_array_get(e.forget, i)));
@@ -223,6 +229,7 @@ static void *lease_thread(void *arg)
         tick(l);
         take_signal(l, &set);
     }
+    CRASH_POINT(worker_bye);
     send(l, queue_cmd_bye(&l->cmd, l->o.queue, l->o.worker, NULL));
     return NULL;
 }

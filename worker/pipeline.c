@@ -10,6 +10,7 @@
 
 #include "common/blob.h"
 #include "common/clock.h"
+#include "common/crash.h"
 #include "common/mem.h"
 #include "common/sha256.h"
 #include "common/str.h"
@@ -56,11 +57,13 @@ void pipeline_progress(struct pipeline *p, const char *stage, int64_t step, int6
 {
     if (strcmp(stage, p->stage) != 0) {
         int64_t now = clock_us();
+        CRASH_POINT(worker_stage);
         end_stage(p, now);
         str_copy(p->stage, sizeof(p->stage), stage);
         p->stage_us = now;
     }
     p->hooks->progress(p->hooks->arg, stage, step, total, eta_s);
+    CRASH_POINT_IF(step > 0 && step < total && strcmp(stage, "denoise") == 0, worker_denoise);
 }
 
 void pipeline_warn(struct pipeline *p, const char *text)
@@ -135,6 +138,7 @@ int pipeline_sound(struct pipeline *p, const char *field, const struct audio_lim
     pipeline_progress(p, "probe", 0, 0, -1);
     rc = sandbox_audio_fd(fd, limit, ret, err);
     close(fd);
+    CRASH_POINT(worker_inputs);
     return rc;
 }
 
@@ -176,6 +180,7 @@ int pipeline_frames(struct pipeline *p, const uint8_t *rgb, int64_t n, int width
         rc = mp4_frames(p->mp4, rgb, n, err);
     if (rc == 0)
         p->n_frames += n;
+    CRASH_POINT(worker_frames);
     return rc;
 }
 
@@ -225,6 +230,7 @@ static int publish_video(struct pipeline *p, char hex[SHA256_HEX], int64_t *ret_
     pipeline_progress(p, "encode", p->n_frames, p->n_frames, 0);
     p->mp4 = NULL; /* finish frees it, also when it fails */
     int rc = mp4_finish(m, err);
+    CRASH_POINT(worker_video);
     if (rc == 0)
         rc = digest_of(p->video_part, hex, ret_bytes, err);
     pipeline_progress(p, "publish", 0, 0, 0);
@@ -295,6 +301,7 @@ static int publish(struct pipeline *p, const char *worker, json_t **ret_result, 
     int rc = cancelled(p, err);
     if (rc == 0)
         rc = publish_video(p, hex, &bytes, err);
+    CRASH_POINT(worker_video_named);
     if (rc == 0)
         rc = publish_thumbnail(p, err);
     json_t *result = rc == 0 ? result_of(p, hex, bytes) : NULL;
