@@ -115,7 +115,7 @@ static int connect_now(struct redis_sync *r, struct err *err)
     char db[16];
     int rc = 0;
     r->ctx = u->path[0] ? redisConnectUnixWithTimeout(u->path, timeval_of(CONNECT_MS))
-                        : redisConnectWithTimeout(u->host, u->port, timeval_of(CONNECT_MS));
+                        : redisConnectWithTimeout(u->hosts[0].name, u->hosts[0].port, timeval_of(CONNECT_MS));
     if (!r->ctx)
         return err_set(err, ERR_NOMEM, "no memory for a Redis connection");
     if (r->ctx->err) {

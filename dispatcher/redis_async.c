@@ -447,9 +447,9 @@ static void on_handle_closed(uv_handle_t *h)
 
 void redis_async_opts_url(struct redis_async_opts *o, const struct redis_url *url)
 {
-    o->host = *url->path ? NULL : url->host;
+    o->host = *url->path ? NULL : url->hosts[0].name;
     o->path = *url->path ? url->path : NULL;
-    o->port = url->port;
+    o->port = url->hosts[0].port;
     o->user = *url->user ? url->user : NULL;
     o->password = *url->password ? url->password : NULL;
     o->db = url->db;

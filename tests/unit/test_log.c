@@ -1,4 +1,4 @@
-/* log, clock, addresses of Redis, nearest names: the small things that people read. */
+/* log, clock, nearest names: the small things that people read. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,7 +11,6 @@
 #include "common/clock.h"
 #include "common/json.h"
 #include "common/log.h"
-#include "common/redis_url.h"
 #include "common/str.h"
 
 static int pipe_fd[2];
@@ -82,48 +81,6 @@ static void test_clock(void **state)
     assert_true(clock_us() - began >= 3000);
 }
 
-static void test_addresses(void **state)
-{
-    (void)state;
-    struct redis_url u;
-    struct err err = {0};
-    char t[300];
-    assert_int_equal(redis_url_parse("redis://h", &u, &err), 0);
-    assert_string_equal(redis_url_show(&u, t, sizeof(t)), "h:6379/0");
-    assert_int_equal(redis_url_parse("redis://me:p%40ss%2Fw@[::1]:7/3", &u, &err), 0);
-    assert_string_equal(u.host, "::1");
-    assert_string_equal(u.user, "me");
-    assert_string_equal(u.password, "p@ss/w");
-    assert_int_equal(u.port, 7);
-    assert_int_equal(u.db, 3);
-    assert_null(strstr(redis_url_show(&u, t, sizeof(t)), "p@ss"));
-    assert_int_equal(redis_url_parse("redis://:secret@h/", &u, &err), 0);
-    assert_string_equal(u.password, "secret");
-    assert_int_equal(redis_url_parse("unix:///a/b.sock?db=2&password=x", &u, &err), 0);
-    assert_string_equal(u.path, "/a/b.sock");
-    assert_int_equal(u.db, 2);
-    assert_int_equal(redis_url_parse("/a/b.sock", &u, &err), 0);
-    static const char *const bad[] = {"",
-                                      "h:6379",
-                                      "redis://",
-                                      "redis://:secret@",
-                                      "redis://h:0",
-                                      "redis://h:x",
-                                      "redis://h:65536",
-                                      "redis://h/two",
-                                      "redis://[::1",
-                                      "rediss://h",
-                                      "unix://",
-                                      "unix:///a?port=1",
-                                      "redis://a%0g@h"};
-    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-        err_clear(&err);
-        if (redis_url_parse(bad[i], &u, &err) != ERR_INVALID || !str_starts(err.text, "redis: "))
-            fail_msg("'%s': %s", bad[i], err.text);
-        assert_null(strstr(err.text, "secret"));
-    }
-}
-
 static void test_distance(void **state)
 {
     (void)state;
@@ -161,7 +118,7 @@ static void test_cut(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_kv), cmocka_unit_test(test_json),
-                                       cmocka_unit_test(test_clock), cmocka_unit_test(test_addresses),
+                                       cmocka_unit_test(test_clock),
                                        cmocka_unit_test(test_distance), cmocka_unit_test(test_cut)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
