@@ -21,8 +21,6 @@
 enum {
     JSON_DEPTH = 8,
     WAIT_MAX_S = 55,
-    LIST_DEFAULT = 20,
-    LIST_MAX = 100,
 };
 
 const char *api_jobs_id(struct request *r)
@@ -135,6 +133,7 @@ static void submit_work(uv_work_t *w)
 static void on_submitted(void *arg, int rc, const void *bytes, size_t len, const struct err *why)
 {
     struct request *r = arg;
+    const struct job *job = &((const struct submit *)r->state)->job;
     struct queue_submitted got = {0};
     struct err err = *why;
     char path[96];
@@ -150,7 +149,8 @@ static void on_submitted(void *arg, int rc, const void *bytes, size_t len, const
     request_set_header(r, MHD_HTTP_HEADER_LOCATION, path);
     if (got.again)
         request_set_header(r, "Idempotent-Replayed", "true");
-    LOG(INFO, "job submitted", log_str("job", got.id), log_int("position", got.position), log_int("again", got.again));
+    LOG(INFO, "job submitted", log_str("job", got.id), log_int("position", got.position), log_int("again", got.again),
+        log_str("trace", *job->traceparent ? job->traceparent : NULL));
     reply_json(r, 201, json_pack("{s:s, s:s, s:s, s:o, s:b, s:{s:s, s:s+}}", "id", got.id, "object", "job", "state",
                                  "queued", "position", got.position >= 0 ? json_integer(got.position) : json_null(),
                                  "again", got.again, "links", "self", path, "events", path, "/events"));
@@ -349,47 +349,6 @@ void api_jobs_get(struct request *r)
 }
 
 /* ---- the others ---- */
-
-static void on_listed(void *arg, int rc, const void *bytes, size_t len, const struct err *why)
-{
-    struct request *r = arg;
-    struct err err = *why;
-    json_t *jobs = NULL, *item, *out;
-    char cursor[64] = "";
-    size_t i;
-    if (rc == 0)
-        rc = queue_read_list(bytes, len, &jobs, cursor, &err);
-    if (rc < 0) {
-        reply_error(r, &err);
-        return;
-    }
-    out = json_array();
-    json_array_foreach(jobs, i, item) {
-        json_array_append_new(out, view_list_item(item));
-    }
-    json_decref(jobs);
-    reply_json(r, 200, json_pack("{s:s, s:o, s:o}", "object", "list", "jobs", out, "cursor",
-                                 *cursor ? json_string(cursor) : json_null()));
-}
-
-void api_jobs_list(struct request *r)
-{
-    const char *state = request_query(r, "state"), *cursor = request_query(r, "cursor");
-    const char *limit = request_query(r, "limit");
-    enum job_state s = JOB_QUEUED;
-    int64_t n = LIST_DEFAULT;
-    struct err err = {0};
-    struct queue_cmd c = {0};
-    int rc = 0;
-    if (state && job_state_parse(state, &s) < 0)
-        rc = err_set(&err, ERR_INVALID,
-                     "state: %.40s is none of queued, delayed, running, done, failed, cancelled, timed_out", state);
-    if (rc == 0 && limit && str_parse_i64(limit, 1, LIST_MAX, &n) < 0)
-        rc = err_set(&err, ERR_INVALID, "limit: %.40s is not a whole number from 1 to %d", limit, LIST_MAX);
-    if (rc == 0)
-        rc = queue_cmd_list(&c, &r->app->queue, state ? (int)s : -1, cursor ? cursor : "", (int)n, &err);
-    backend_ask(r, rc, &c, &err, on_listed);
-}
 
 static void on_cancelled(void *arg, int rc, const void *bytes, size_t len, const struct err *why)
 {

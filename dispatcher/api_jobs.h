@@ -6,7 +6,6 @@
 #include "dispatcher/request.h"
 
 void api_jobs_submit(struct request *r);
-void api_jobs_list(struct request *r);
 void api_jobs_get(struct request *r);
 void api_jobs_delete(struct request *r);
 void api_jobs_cancel(struct request *r);

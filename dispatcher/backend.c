@@ -6,6 +6,7 @@
 
 #include "common/blob.h"
 #include "common/clock.h"
+#include "common/crash.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/redis_url.h"
@@ -28,7 +29,7 @@ struct backend {
     void (*on_first)(struct app *app, int rc, const struct err *err);
     struct err why;
     int64_t n_ticks;
-    double rtt_s;
+    struct hist rtt;
     uint64_t n_lost;
 };
 
@@ -205,7 +206,8 @@ static void on_reply(void *arg, int rc, const struct redisReply *reply)
             check_begin(k->b);
         }
     }
-    k->b->rtt_s = (double)(clock_us() - k->start_us) / 1e6;
+    if (reply)
+        hist_add(&k->b->rtt, (double)(clock_us() - k->start_us) / 1e6);
     k->fn(k->arg, rc, text, n, &err);
     mem_free(k);
 }
@@ -277,6 +279,7 @@ static void forget_after(uv_work_t *w, int status)
     size_t i;
     json_t *id;
     (void)status;
+    CRASH_POINT(dispatcher_forget);
     json_array_foreach(f->ids, i, id) {
         struct queue_cmd c = {0};
         struct err err = {0};
@@ -297,6 +300,7 @@ static void on_expired(void *arg, int rc, const void *bytes, size_t len, const s
     (void)why;
     if (rc < 0 || queue_read_expire(bytes, len, &x, &err) < 0)
         return;
+    CRASH_POINT(dispatcher_expired);
     if (x.n_leases || x.n_deadlines)
         LOG(WARN, "time ran out", log_int("leases", x.n_leases), log_int("deadlines", x.n_deadlines));
     struct forget *f = json_array_size(x.forget) ? mem_zalloc(sizeof *f) : NULL;
@@ -348,6 +352,7 @@ static void on_tick(uv_timer_t *t)
     struct backend *b = t->data;
     struct queue_cmd c = {0};
     struct err err = {0};
+    CRASH_POINT(dispatcher_expire);
     if (b->n_ticks++ % SWEEP_EVERY_TICKS == 0)
         sweep(b);
     if (!b->ready && redis_async_up(b->conn))
@@ -418,9 +423,9 @@ bool backend_ready(const struct backend *b)
     return b->ready;
 }
 
-double backend_rtt_s(const struct backend *b)
+const struct hist *backend_rtt(const struct backend *b)
 {
-    return b->rtt_s;
+    return &b->rtt;
 }
 
 uint64_t backend_n_lost(const struct backend *b)

@@ -17,6 +17,7 @@
 
 #include "common/queue.h"
 #include "dispatcher/app.h"
+#include "dispatcher/hist.h"
 #include "dispatcher/redis_async.h"
 #include "dispatcher/request.h"
 
@@ -34,7 +35,7 @@ void backend_send(struct backend *b, struct queue_cmd *c, backend_fn fn, void *a
 void backend_ask(struct request *r, int rc, struct queue_cmd *c, const struct err *err, backend_fn fn);
 /* backend_send for commands whose reply is not one string (the event stream's replay). */
 void backend_send_raw(struct backend *b, struct queue_cmd *c, redis_async_fn fn, void *arg);
-double backend_rtt_s(const struct backend *b); /* of the last command; 0: none yet */
+const struct hist *backend_rtt(const struct backend *b); /* of the commands that were answered */
 uint64_t backend_n_lost(const struct backend *b); /* connections lost since start */
 
 #endif

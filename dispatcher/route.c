@@ -8,12 +8,14 @@
 #include "dispatcher/api_events.h"
 #include "dispatcher/api_files.h"
 #include "dispatcher/api_jobs.h"
+#include "dispatcher/api_list.h"
+#include "dispatcher/api_metrics.h"
 #include "dispatcher/api_ops.h"
 #include "dispatcher/page.h"
 
 static const struct route table[] = {
     {"POST", "/v1/jobs", ROUTE_BODY_SUBMIT, 0, api_jobs_submit, "Submit: an image and a recording in, a video out"},
-    {"GET", "/v1/jobs", 0, 0, api_jobs_list, "List jobs, newest first"},
+    {"GET", "/v1/jobs", 0, 0, api_list_jobs, "List jobs, newest first: ?state= tenant= generator= code= worker="},
     {"GET", "/v1/jobs/{id}", 0, 0, api_jobs_get, "A job; with ?wait=s, when it has ended or s seconds are over"},
     {"DELETE", "/v1/jobs/{id}", 0, 0, api_jobs_delete, "Remove an ended job and its files"},
     {"POST", "/v1/jobs/{id}/cancel", 0, 0, api_jobs_cancel, "Cancel a job, waiting or running"},
@@ -26,13 +28,16 @@ static const struct route table[] = {
     {"POST", "/v1/blobs", ROUTE_BODY_BLOB, 0, api_blobs_put, "Store a file; answers its key"},
     {"GET", "/v1/blobs/{key}", 0, 0, api_blobs_get, "A stored file"},
     {"GET", "/v1/queue", 0, 0, api_ops_queue, "The queue in numbers"},
-    {"POST", "/v1/queue/pause", 0, 0, api_ops_pause, "Hand out no jobs until resumed"},
-    {"POST", "/v1/queue/resume", 0, 0, api_ops_resume, "Hand out jobs again"},
+    {"POST", "/v1/queue/pause", 0, 0, api_ops_pause, "Hand out no jobs until resumed: all, ?generator= or ?tenant="},
+    {"POST", "/v1/queue/resume", 0, 0, api_ops_resume, "Hand out jobs again: all, ?generator= or ?tenant="},
     {"POST", "/v1/queue/purge", 0, 0, api_ops_purge, "Cancel everything that waits"},
+    {"GET", "/v1/queue/dead", 0, 0, api_list_dead, "The dead list: jobs that failed, with why; the filters of jobs"},
+    {"POST", "/v1/queue/redrive", 0, 0, api_ops_redrive, "Queue failed jobs again: all, or what the filters choose"},
+    {"GET", "/v1/tenants", 0, 0, api_ops_tenants, "The tenants: limits, what waits, runs and was used"},
     {"GET", "/v1/workers", 0, 0, api_ops_workers, "The workers, and what each does"},
     {"POST", "/v1/workers/{name}/quiet", 0, 0, api_ops_quiet, "Let a worker take nothing more (?off=1: let it again)"},
     {"GET", "/v1/generators", 0, 0, api_docs_generators, "What can be asked for: fields, ranges, defaults"},
-    {"GET", "/metrics", 0, 0, api_ops_metrics, "Prometheus metrics"},
+    {"GET", "/metrics", 0, 0, api_metrics_get, "Prometheus metrics"},
     {"GET", "/healthz", 0, ROUTE_OPEN, api_ops_live, "The dispatcher runs"},
     {"GET", "/readyz", 0, ROUTE_OPEN, api_ops_ready, "The dispatcher and Redis are ready"},
     {"GET", "/v2/health/live", 0, ROUTE_OPEN, api_ops_live, "KServe liveness"},

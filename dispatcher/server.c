@@ -67,7 +67,7 @@ struct server {
     int n_listeners, n_handles; /* n_handles: still to be closed by the loop */
     bool accepting, draining, running, woken;
     unsigned n_connections, n_requests;
-    uint64_t answers[6];
+    struct http_stats stats;
     uint64_t body_bytes;
     struct request *first;
     struct conn *first_conn; /* owned */
@@ -177,8 +177,6 @@ static enum MHD_Result request_queue(struct request *r)
     enum MHD_Result ok = MHD_queue_response(r->conn, (unsigned)r->status, r->response);
     MHD_destroy_response(r->response);
     r->response = NULL;
-    if (r->status >= 100 && r->status < 600)
-        r->server->answers[r->status / 100]++;
     return ok;
 }
 
@@ -236,9 +234,11 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **slot, en
     conn_allow(s, conn, (uint64_t)s->opts.idle_s * 1000);
     if (!r)
         return;
+    double seconds = (double)(uv_hrtime() / 1000 - r->start_us) / 1e6;
+    http_stats_count(&s->stats, r, seconds);
     LOG(DEBUG, "request", log_str("method", r->method), log_str("path", r->path), log_int("status", r->status),
         log_int("whole", why == MHD_REQUEST_TERMINATED_COMPLETED_OK),
-        log_num("ms", (double)(uv_hrtime() / 1000 - r->start_us) / 1000));
+        log_num("ms", seconds * 1000));
     request_free(r);
     *slot = NULL;
 }
@@ -517,9 +517,9 @@ unsigned server_n_connections(const struct server *s)
     return s->n_connections;
 }
 
-uint64_t server_n_answers(const struct server *s, int status_class)
+const struct http_stats *server_stats(const struct server *s)
 {
-    return status_class >= 1 && status_class <= 5 ? s->answers[status_class] : 0;
+    return &s->stats;
 }
 
 bool server_reserve(struct server *s, uint64_t bytes)

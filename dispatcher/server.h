@@ -19,6 +19,7 @@
 #include <uv.h>
 
 #include "common/err.h"
+#include "dispatcher/http_stats.h"
 #include "dispatcher/request.h"
 
 struct server_opts {
@@ -43,7 +44,7 @@ bool server_draining(const struct server *s);
 
 unsigned server_n_requests(const struct server *s);
 unsigned server_n_connections(const struct server *s);
-uint64_t server_n_answers(const struct server *s, int status_class); /* status_class 1..5; counts since start */
+const struct http_stats *server_stats(const struct server *s); /* since start */
 
 /* Reserves memory for a body; false when all requests together would pass the limit. */
 bool server_reserve(struct server *s, uint64_t bytes);

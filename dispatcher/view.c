@@ -69,6 +69,7 @@ json_t *view_job(const struct job_view *v)
         return NULL;
     json_object_set_new(o, "stopping", json_boolean(s->state == JOB_RUNNING && s->stop != JOB_STOP_NONE));
     json_object_set_new(o, "position", s->position >= 0 ? json_integer(s->position) : json_null());
+    json_object_set_new(o, "start_s", s->state == JOB_QUEUED && s->start_s >= 0 ? json_real(s->start_s) : json_null());
     json_object_set_new(o, "progress", progress(s));
     json_object_set_new(o, "attempt", json_integer(s->attempt));
     json_object_set_new(o, "fails", json_integer(s->fails));
@@ -81,6 +82,8 @@ json_t *view_job(const struct job_view *v)
     json_object_set_new(o, "retry_at", time_json(s->retry_ms));
     json_object_set_new(o, "error", *s->error_code ? json_pack("{s:s, s:s}", "code", s->error_code, "detail", s->error)
                                                    : json_null());
+    json_object_set_new(o, "tenant", json_string(j->tenant));
+    json_object_set_new(o, "traceparent", text_or_null(j->traceparent));
     json_object_set(o, "params", j->params);
     if (j->tags)
         json_object_set(o, "tags", j->tags);

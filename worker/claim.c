@@ -111,6 +111,12 @@ static void remove_results(const struct claim *c, const char *id)
         LOG(WARN, "results cannot be removed", log_str("job", id), log_str("why", err.text));
 }
 
+/* The trace context of the submit, for the log; NULL prints nothing. */
+static const char *trace_of(const struct job *job)
+{
+    return job->traceparent[0] ? job->traceparent : NULL;
+}
+
 /* The end of an attempt, said until it is heard. */
 static void settle_job(struct claim *c, const struct queue_claimed *job, int code, const char *text,
                        const json_t *result)
@@ -141,7 +147,8 @@ static void settle_job(struct claim *c, const struct queue_claimed *job, int cod
         remove_results(c, job->job.id);
     LOG(INFO, "job ended", log_str("job", job->job.id), log_int("attempt", job->attempt),
         log_str("state", rc == 0 ? job_state_text(state) : NULL), log_code(code),
-        log_str("why", code ? text : NULL), log_str("settle", rc == 0 ? NULL : err.text));
+        log_str("why", code ? text : NULL), log_str("settle", rc == 0 ? NULL : err.text),
+        log_str("trace", trace_of(&job->job)));
 }
 
 static void release_job(struct claim *c, const struct queue_claimed *job)
@@ -164,7 +171,8 @@ static void release_job(struct claim *c, const struct queue_claimed *job)
     }
     CRASH_POINT(worker_released);
     LOG(INFO, "job given back", log_str("job", job->job.id), log_int("attempt", job->attempt),
-        log_str("state", rc == 0 ? job_state_text(state) : NULL), log_str("why", rc == 0 ? NULL : err.text));
+        log_str("state", rc == 0 ? job_state_text(state) : NULL), log_str("why", rc == 0 ? NULL : err.text),
+        log_str("trace", trace_of(&job->job)));
 }
 
 /* ---- one job ---- */
@@ -193,7 +201,7 @@ static int run_job(struct claim *c, const struct queue_claimed *job)
     json_t *result = NULL;
     int64_t began = clock_us();
     LOG(INFO, "job claimed", log_str("job", job->job.id), log_int("attempt", job->attempt),
-        log_int("fails", job->fails), log_int("deaths", job->deaths));
+        log_int("fails", job->fails), log_int("deaths", job->deaths), log_str("trace", trace_of(&job->job)));
     CRASH_POINT(worker_claimed);
     lease_hold(c->lease, job->job.id, job->attempt);
     CRASH_POINT(worker_held);
