@@ -1,6 +1,7 @@
 #include "common/sha256.h"
 
 #include <openssl/evp.h>
+#include <openssl/hmac.h>
 
 #include "common/err.h"
 
@@ -55,4 +56,12 @@ int sha256_bytes(const void *bytes, size_t n, char hex[SHA256_HEX])
     rc = sha256_hex(&h, hex);
     sha256_done(&h);
     return rc;
+}
+
+int sha256_hmac(const void *key, size_t key_len, const void *bytes, size_t n, unsigned char ret[SHA256_BYTES])
+{
+    unsigned len = 0;
+    if (!HMAC(EVP_sha256(), key, (int)key_len, bytes, n, ret, &len) || len != SHA256_BYTES)
+        return ERR_INTERNAL;
+    return 0;
 }

@@ -13,6 +13,7 @@
 
 #include <stddef.h>
 
+#define SHA256_BYTES 32
 #define SHA256_HEX 65 /* 64 lower-case digits and the NUL */
 
 struct sha256 {
@@ -27,5 +28,8 @@ void sha256_done(struct sha256 *h);                     /* zeroed or done alread
 
 /* One piece of memory. */
 int sha256_bytes(const void *bytes, size_t n, char hex[SHA256_HEX]);
+
+/* HMAC-SHA256 (RFC 2104) of one piece of memory. ERR_INTERNAL. */
+int sha256_hmac(const void *key, size_t key_len, const void *bytes, size_t n, unsigned char ret[SHA256_BYTES]);
 
 #endif
