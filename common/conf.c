@@ -368,9 +368,11 @@ int conf_load(struct conf *c, unsigned program, int argc, char **argv, enum conf
 
 json_t *conf_defaults(const struct conf *c)
 {
-    return json_pack("{s:s s:I s:f s:f s:I s:s}", "size", c->default_size, "num_inference_steps",
-                     (json_int_t)c->default_steps, "guidance_scale", c->default_guidance, "flow_shift",
-                     c->default_shift, "seed", (json_int_t)c->default_seed, "prompt", c->default_prompt);
+    json_t *frames = c->default_frames > 0 ? json_integer((json_int_t)c->default_frames) : NULL;
+    return json_pack("{s:s s:I s:o* s:f s:f s:I s:s}", "size", c->default_size, "num_inference_steps",
+                     (json_int_t)c->default_steps, "num_frames", frames, "guidance_scale", c->default_guidance,
+                     "flow_shift", c->default_shift, "seed", (json_int_t)c->default_seed, "prompt",
+                     c->default_prompt);
 }
 
 /* web_port -> --web-port */

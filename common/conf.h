@@ -91,6 +91,8 @@ enum { CONF_DISPATCHER = 1, CONF_WORKER = 2, CONF_CLI = 4, CONF_ALL = 7 };
       "size when a job names none: 704, or WxH")                                                             \
     X(INT, default_steps, "50", 1, 100, "", CONF_DISPATCHER | CONF_CLI,                                      \
       "num_inference_steps when a job names none")                                                           \
+    X(INT, default_frames, "0", 0, 100000, "", CONF_DISPATCHER | CONF_CLI,                                   \
+      "num_frames when a job names none; 0: as long as the audio")                                           \
     X(NUM, default_guidance, "7.5", 0, 20, "", CONF_DISPATCHER | CONF_CLI,                                   \
       "guidance_scale when a job names none")                                                                \
     X(NUM, default_shift, "5", 0.1, 20, "", CONF_DISPATCHER | CONF_CLI, "flow_shift when a job names none")  \

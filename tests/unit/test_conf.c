@@ -212,6 +212,12 @@ static void test_job_defaults(void **state)
     json_t *o = conf_defaults(&c);
     assert_string_equal(json_string_value(json_object_get(o, "size")), "64");
     assert_int_equal(json_integer_value(json_object_get(o, "num_inference_steps")), 50);
+    assert_null(json_object_get(o, "num_frames"));
+    json_decref(o);
+    conf_set(&c, "default_frames", "129", &err);
+    o = conf_defaults(&c);
+    assert_int_equal(json_integer_value(json_object_get(o, "num_frames")), 129);
+    assert_int_equal(json_object_size(o), 7);
     json_decref(o);
 }
 
