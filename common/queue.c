@@ -1,7 +1,5 @@
-/* queue.c -- commands and replies of the queue, without I/O. Two kinds of functions, in the header's order:
- * queue_cmd_* fill a queue_cmd, queue_read_* read what Redis answered. The argument of a function is a
- * msgpack map; `call` makes it from a json value; the answer's head is read by `open_answer`, which turns
- * result words into codes. */
+/* queue.c -- the queue's commands, without I/O, in the header's order (queue_read.c reads the answers). The argument
+ * of a function is a msgpack map; `call` makes it from a json value. */
 #include "common/queue.h"
 
 #include <math.h>
@@ -16,6 +14,7 @@
 #define ARGS_MAX (JOB_RECORD_MAX + RESULT_MAX)
 #define EXPIRE_MAX 100
 #define PURGE_MAX 1000
+#define HOOKS_MAX 50
 
 extern const unsigned char queue_lua[]; /* queue.lua, embedded by the build */
 extern const size_t queue_lua_len;
@@ -219,133 +218,64 @@ int queue_error(const char *text, size_t len, struct err *err)
     return err_set(err, ERR_REDIS, "Redis answered: %.*s", (int)(len < 300 ? len : 300), text);
 }
 
-/* ---- answers ---- */
-
-static const char *text_of(const json_t *o, const char *key)
-{
-    const char *s = json_string_value(json_object_get(o, key));
-    return s ? s : "";
-}
-
-static void copy_text(const json_t *o, const char *key, char *dst, size_t size)
-{
-    str_copy(dst, size, text_of(o, key));
-}
-
-static int64_t int_of(const json_t *o, const char *key, int64_t fallback)
-{
-    const json_t *v = json_object_get(o, key);
-    if (json_is_integer(v))
-        return json_integer_value(v);
-    return json_is_real(v) && fabs(json_real_value(v)) < 9e18 ? (int64_t)json_real_value(v) : fallback;
-}
-
-static double num_of(const json_t *o, const char *key, double fallback)
-{
-    const json_t *v = json_object_get(o, key);
-    return json_is_number(v) ? json_number_value(v) : fallback;
-}
-
-static int conflict(const json_t *o, struct err *err)
-{
-    const char *what = text_of(o, "what"), *state = text_of(o, "state");
-    if (strcmp(what, "idem") == 0)
-        return err_set(err, ERR_CONFLICT,
-                       "Idempotency-Key: it was used before with another request; use a new key");
-    if (strcmp(what, "id") == 0)
-        return err_set(err, ERR_CONFLICT, "another job has this id");
-    return err_set(err, ERR_CONFLICT, "the job is %s: that cannot be done with it",
-                   state[0] ? state : "not in that state");
-}
-
-/* The map of an answer; ret_used NULL: nothing may follow it. */
-static int open_answer(const void *bytes, size_t len, size_t *ret_used, json_t **ret, struct err *err)
-{
-    json_t *o = NULL;
-    int rc = bytes ? pack_read(bytes, len, ret_used, &o, NULL) : ERR_FORMAT;
-    const char *r = text_of(o, "r");
-    if (rc < 0 || !r[0])
-        rc = err_set(err, rc == ERR_NOMEM ? rc : ERR_FORMAT,
-                     "Redis' answer is not one of the queue's functions");
-    else if (strcmp(r, "NOTFOUND") == 0)
-        rc = err_set(err, ERR_NOTFOUND, "there is no such job or worker");
-    else if (strcmp(r, "LOST") == 0)
-        rc = err_set(err, ERR_LOST, "another attempt owns the job, or it has ended");
-    else if (strcmp(r, "CONFLICT") == 0)
-        rc = conflict(o, err);
-    else if (strcmp(r, "LIMIT") == 0)
-        rc = err_set(err, ERR_LIMIT,
-                     "the queue is full: %lld jobs wait, which is its limit; try again in %lld s",
-                     (long long)int_of(o, "max", 0), (long long)int_of(o, "wait_s", 1));
-    *ret = o; /* with LIMIT its fields are still wanted */
-    return rc;
-}
-
-static int state_of(const json_t *o, enum job_state *ret, struct err *err)
-{
-    if (job_state_parse(text_of(o, "state"), ret) < 0)
-        return err_set(err, ERR_FORMAT, "Redis' answer names the unknown state '%s'", text_of(o, "state"));
-    return 0;
-}
-
-int queue_read_ok(const void *bytes, size_t len, struct err *err)
-{
-    json_t *o = NULL;
-    int rc = open_answer(bytes, len, NULL, &o, err);
-    json_decref(o);
-    return rc;
-}
-
-int queue_read_count(const void *bytes, size_t len, int64_t *ret_n, struct err *err)
-{
-    json_t *o = NULL;
-    int rc = open_answer(bytes, len, NULL, &o, err);
-    if (rc == 0)
-        *ret_n = int_of(o, "n", 0);
-    json_decref(o);
-    return rc;
-}
-
-int queue_read_object(const void *bytes, size_t len, json_t **ret, struct err *err)
-{
-    json_t *o = NULL;
-    int rc = open_answer(bytes, len, NULL, &o, err);
-    if (rc < 0) {
-        json_decref(o);
-        return rc;
-    }
-    json_object_del(o, "r");
-    *ret = o;
-    return 0;
-}
-
 /* ---- clients ---- */
+
+static int set_text(json_t *o, const char *key, const char *text)
+{
+    return json_object_set_new(o, key, json_string(text));
+}
+
+static int set_number(json_t *o, const char *key, int64_t v)
+{
+    return json_object_set_new(o, key, json_integer((json_int_t)v));
+}
 
 int queue_cmd_submit(struct queue_cmd *c, const struct queue *q, const struct job *job, int64_t max_queue,
                      struct err *err)
 {
-    json_t *args = json_pack(
-        "{s:s s:s s:i s:i s:I s:s s:I s:I s:I s:s s:s s:I}", "id", job->id, "gen", job->generator, "ver",
-        job->version, "prio", job->priority, "bytes", (json_int_t)job->plan_bytes, "tenant", job->tenant,
-        "ds", (json_int_t)job->deadline_start_ms, "dr", (json_int_t)job->deadline_run_ms, "ttl",
-        (json_int_t)(job->ttl_ms > 0 ? job->ttl_ms : TTL_DEFAULT_MS), "idem", job->idem_key, "fp",
-        job->fingerprint[0] ? job->fingerprint : "-", "max", (json_int_t)max_queue);
-    return call_with(c, q, "troupe_submit", args, job, err);
+    json_t *o = json_object();
+    bool hooked = job->webhook[0];
+    int bad = !o;
+    bad |= set_text(o, "id", job->id);
+    bad |= set_text(o, "gen", job->generator);
+    bad |= set_text(o, "tenant", job->tenant);
+    bad |= set_text(o, "labels", job->labels);
+    bad |= set_text(o, "idem", job->idem_key);
+    bad |= set_text(o, "fp", job->fingerprint[0] ? job->fingerprint : "-");
+    bad |= set_text(o, "cache", job->no_cache ? "" : job->cache_key);
+    bad |= set_text(o, "hook", !hooked ? "" : job->webhook_events[0] ? job->webhook_events : "end");
+    bad |= set_number(o, "ver", job->version);
+    bad |= set_number(o, "prio", job->priority);
+    bad |= set_number(o, "bytes", job->plan_bytes);
+    bad |= set_number(o, "gmin", job->group_min > 1 ? job->group_min : 1);
+    bad |= set_number(o, "gmax", job->group_max > 1 ? job->group_max : 1);
+    bad |= set_number(o, "ds", job->deadline_start_ms);
+    bad |= set_number(o, "dr", job->deadline_run_ms);
+    bad |= set_number(o, "ttl", job->ttl_ms > 0 ? job->ttl_ms : TTL_DEFAULT_MS);
+    bad |= set_number(o, "due", job->not_before_ms);
+    bad |= set_number(o, "delay", job->delay_ms);
+    bad |= set_number(o, "max", max_queue);
+    bad |= json_object_set_new(o, "gflop", json_real(isfinite(job->gflop) ? job->gflop : 0));
+    if (bad) {
+        json_decref(o);
+        o = NULL;
+    }
+    return call_with(c, q, "troupe_submit", o, job, err);
 }
 
-int queue_read_submit(const void *bytes, size_t len, struct queue_submitted *ret, struct err *err)
+int queue_cmd_owner(struct queue_cmd *c, const struct queue *q, const char *id, struct err *err)
 {
-    json_t *o = NULL;
-    int rc = open_answer(bytes, len, NULL, &o, err);
-    if (rc == ERR_LIMIT)
-        ret->retry_after_s = int_of(o, "wait_s", 1);
-    if (rc == 0) {
-        *ret = (struct queue_submitted){.again = json_is_true(json_object_get(o, "again")),
-                                        .position = int_of(o, "pos", -1)};
-        copy_text(o, "id", ret->id, sizeof(ret->id));
-    }
-    json_decref(o);
-    return rc;
+    int rc = check_id(id, err);
+    if (rc < 0)
+        return rc;
+    words(c, 1, (const char *const[]){"HGET"});
+    buf_init(&c->body, sizeof(q->base) + JOB_ID + 8);
+    rc = buf_printf(&c->body, "%s:job:%s", q->base, id);
+    if (rc < 0)
+        return err_set(err, rc, "%s", err_text(rc));
+    word_n(c, c->body.data, c->body.len);
+    word(c, "tenant");
+    return 0;
 }
 
 int queue_cmd_get(struct queue_cmd *c, const struct queue *q, const char *id, bool history, struct err *err)
@@ -354,109 +284,39 @@ int queue_cmd_get(struct queue_cmd *c, const struct queue *q, const char *id, bo
     return rc < 0 ? rc : call(c, q, "troupe_get", json_pack("{s:s s:b}", "id", id, "history", history), err);
 }
 
-/* A result is stored as JSON text, so that its whole numbers stay exact. */
-static json_t *result_of(const json_t *o)
+/* The filter's members that choose, as arguments. */
+static json_t *filter_args(const struct queue_filter *f)
 {
-    const json_t *text = json_object_get(o, "result");
-    json_t *v = NULL;
-    if (json_is_string(text) &&
-        json_parse(json_string_value(text), json_string_length(text), 16, &v, NULL) == 0)
-        return v;
-    return NULL;
+    json_t *o = json_object();
+    if (f && f->state >= 0)
+        set_text(o, "state", job_state_text((enum job_state)f->state));
+    if (f && f->tenant)
+        set_text(o, "tenant", f->tenant);
+    if (f && f->generator)
+        set_text(o, "gen", f->generator);
+    if (f && f->code)
+        set_text(o, "code", f->code);
+    if (f && f->worker)
+        set_text(o, "worker", f->worker);
+    return o;
 }
 
-static json_t *late_of(const json_t *o)
-{
-    const json_t *list = json_object_get(o, "late");
-    json_t *ret = json_array_size(list) ? json_array() : NULL;
-    for (size_t i = 0; ret && i < json_array_size(list); i++) {
-        const json_t *one = json_array_get(list, i);
-        json_array_append_new(ret, json_pack("{s:I s:o?}", "attempt", (json_int_t)int_of(one, "attempt", 0),
-                                             "result", result_of(one)));
-    }
-    return ret;
-}
-
-static int read_status(const json_t *o, struct job_status *s, struct err *err)
-{
-    *s = (struct job_status){
-        .attempt = int_of(o, "attempt", 0),
-        .fails = int_of(o, "fails", 0),
-        .deaths = int_of(o, "deaths", 0),
-        .submitted_ms = int_of(o, "sub", 0),
-        .started_ms = int_of(o, "start", 0),
-        .finished_ms = int_of(o, "fin", 0),
-        .expires_ms = int_of(o, "exp", 0),
-        .retry_ms = int_of(o, "retry", 0),
-        .now_ms = int_of(o, "now", 0),
-        .position = int_of(o, "pos", -1),
-        .step = int_of(o, "step", 0),
-        .total = int_of(o, "total", 0),
-        .eta_s = num_of(o, "eta", -1),
-        .stop = (enum job_stop)int_of(o, "stop", 0),
-    };
-    copy_text(o, "worker", s->worker, sizeof(s->worker));
-    copy_text(o, "stage", s->stage, sizeof(s->stage));
-    copy_text(o, "code", s->error_code, sizeof(s->error_code));
-    copy_text(o, "error", s->error, sizeof(s->error));
-    return state_of(o, &s->state, err);
-}
-
-int queue_read_get(const void *bytes, size_t len, struct job_view *ret, struct err *err)
-{
-    struct job_view v = {0};
-    json_t *o = NULL;
-    size_t used = 0;
-    int rc = open_answer(bytes, len, &used, &o, err);
-    if (rc == 0)
-        rc = read_status(o, &v.status, err);
-    if (rc == 0)
-        rc = job_unpack((const char *)bytes + used, len - used, &v.job, err);
-    if (rc == 0) {
-        v.status.result = result_of(o);
-        v.status.late = late_of(o);
-        v.status.history = json_incref(json_object_get(o, "history"));
-        *ret = v;
-    }
-    json_decref(o);
-    return rc;
-}
-
-int queue_cmd_list(struct queue_cmd *c, const struct queue *q, int state, const char *cursor, int limit,
-                   struct err *err)
+int queue_cmd_list(struct queue_cmd *c, const struct queue *q, const struct queue_filter *filter, const char *cursor,
+                   int limit, struct err *err)
 {
     if (limit < 1 || limit > 100)
         return err_set(err, ERR_INVALID, "limit: %d is not allowed; 1 to 100 is", limit);
-    return call(c, q, "troupe_list",
-                json_pack("{s:s s:s s:i}", "state", state < 0 ? "" : job_state_text((enum job_state)state),
-                          "cursor", cursor, "limit", limit),
-                err);
+    json_t *o = filter_args(filter);
+    set_text(o, "cursor", cursor);
+    set_number(o, "limit", limit);
+    return call(c, q, "troupe_list", o, err);
 }
 
-int queue_read_list(const void *bytes, size_t len, json_t **ret, char ret_cursor[64], struct err *err)
+int queue_cmd_redrive(struct queue_cmd *c, const struct queue *q, const struct queue_filter *filter, struct err *err)
 {
-    static const char *const names[][2] = {
-        {"sub", "submitted_ms"}, {"start", "started_ms"}, {"fin", "finished_ms"}, {"prio", "priority"},
-        {"gen", "generator"},    {"eta", "eta_s"},        {"code", "error_code"},
-    };
-    json_t *o = NULL;
-    int rc = open_answer(bytes, len, NULL, &o, err);
-    if (rc < 0) {
-        json_decref(o);
-        return rc;
-    }
-    json_t *jobs = json_object_get(o, "jobs");
-    for (size_t i = 0; i < json_array_size(jobs); i++) {
-        json_t *job = json_array_get(jobs, i);
-        for (size_t k = 0; k < sizeof(names) / sizeof(names[0]); k++) {
-            json_object_set(job, names[k][1], json_object_get(job, names[k][0]));
-            json_object_del(job, names[k][0]);
-        }
-    }
-    copy_text(o, "cursor", ret_cursor, 64);
-    *ret = jobs ? json_incref(jobs) : json_array();
-    json_decref(o);
-    return 0;
+    json_t *o = filter_args(filter);
+    set_number(o, "max", PURGE_MAX);
+    return call(c, q, "troupe_redrive", o, err);
 }
 
 int queue_cmd_cancel(struct queue_cmd *c, const struct queue *q, const char *id, const char *who,
@@ -464,20 +324,6 @@ int queue_cmd_cancel(struct queue_cmd *c, const struct queue *q, const char *id,
 {
     int rc = check_id(id, err);
     return rc < 0 ? rc : call(c, q, "troupe_cancel", json_pack("{s:s s:s}", "id", id, "who", who), err);
-}
-
-int queue_read_cancel(const void *bytes, size_t len, struct queue_cancelled *ret, struct err *err)
-{
-    struct queue_cancelled v = {0};
-    json_t *o = NULL;
-    int rc = open_answer(bytes, len, NULL, &o, err);
-    if (rc == 0)
-        rc = state_of(o, &v.state, err);
-    v.stopping = json_is_true(json_object_get(o, "stopping"));
-    if (rc == 0)
-        *ret = v;
-    json_decref(o);
-    return rc;
 }
 
 static int call_id(struct queue_cmd *c, const struct queue *q, const char *name, const char *id,
@@ -507,9 +353,14 @@ int queue_cmd_purge(struct queue_cmd *c, const struct queue *q, struct err *err)
     return call(c, q, "troupe_purge", json_pack("{s:i}", "max", PURGE_MAX), err);
 }
 
-int queue_cmd_pause(struct queue_cmd *c, const struct queue *q, bool paused, struct err *err)
+int queue_cmd_pause(struct queue_cmd *c, const struct queue *q, enum queue_scope scope, const char *name, bool paused,
+                    struct err *err)
 {
-    return call(c, q, "troupe_pause", json_pack("{s:b}", "on", paused), err);
+    static const char *const scopes[] = {"queue", "generator", "tenant"};
+    if (scope != QUEUE_ALL && (!name || !queue_tenant_ok(name)))
+        return err_set(err, ERR_INVALID, "%s: a name of letters, digits, _ . and - is expected", scopes[scope]);
+    return call(c, q, "troupe_pause",
+                json_pack("{s:s s:s s:b}", "scope", scopes[scope], "name", name ? name : "", "on", paused), err);
 }
 
 int queue_cmd_stats(struct queue_cmd *c, const struct queue *q, struct err *err)
@@ -520,6 +371,58 @@ int queue_cmd_stats(struct queue_cmd *c, const struct queue *q, struct err *err)
 int queue_cmd_workers(struct queue_cmd *c, const struct queue *q, struct err *err)
 {
     return call(c, q, "troupe_workers", json_object(), err);
+}
+
+int queue_cmd_tenants(struct queue_cmd *c, const struct queue *q, struct err *err)
+{
+    return call(c, q, "troupe_tenants", json_object(), err);
+}
+
+int queue_cmd_models(struct queue_cmd *c, const struct queue *q, struct err *err)
+{
+    return call(c, q, "troupe_models", json_object(), err);
+}
+
+bool queue_tenant_ok(const char *name)
+{
+    size_t n = strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-");
+    return n <= 48 && name[n] == 0;
+}
+
+int queue_cmd_tenant(struct queue_cmd *c, const struct queue *q, const struct queue_tenant *t, struct err *err)
+{
+    if (!queue_tenant_ok(t->name))
+        return err_set(err, ERR_INVALID, "tenant: '%.60s' is not a name of at most 48 letters, digits, _ . and -", t->name);
+    if (t->max_running < 0 || t->max_queued < 0 || t->gpu_s_day < 0 || t->rate_per_min < 0 || t->burst < 0 || t->weight < 0)
+        return err_set(err, ERR_INVALID, "tenant %s: a limit below 0 is not allowed", t->name);
+    return call(c, q, "troupe_tenant",
+                json_pack("{s:s s:f s:I s:I s:f s:f s:I}", "name", t->name, "weight", t->weight > 0 ? t->weight : 1.0,
+                          "max_running", (json_int_t)t->max_running, "max_queued", (json_int_t)t->max_queued,
+                          "gpu_s_day", t->gpu_s_day, "rate", t->rate_per_min, "burst", (json_int_t)t->burst),
+                err);
+}
+
+int queue_cmd_hook_take(struct queue_cmd *c, const struct queue *q, int n, int64_t hold_ms, struct err *err)
+{
+    if (n < 1 || n > HOOKS_MAX)
+        return err_set(err, ERR_INVALID, "deliveries: %d at once are not allowed; 1 to %d are", n, HOOKS_MAX);
+    return call(c, q, "troupe_hook_take", json_pack("{s:i s:I}", "n", n, "hold", (json_int_t)hold_ms), err);
+}
+
+int queue_cmd_hook_done(struct queue_cmd *c, const struct queue *q, const struct queue_hook *hook,
+                        enum queue_hook_verdict verdict, int status, double seconds, const char *why, struct err *err)
+{
+    static const char *const verdicts[] = {"ok", "again", "drop"};
+    return call(c, q, "troupe_hook_done",
+                json_pack("{s:s s:I s:s s:i s:f s:s}", "id", hook->id, "hold", (json_int_t)hook->hold, "verdict",
+                          verdicts[verdict], "status", status, "seconds", seconds, "why",
+                          why && str_utf8_ok(why, strlen(why)) ? why : ""),
+                err);
+}
+
+int queue_cmd_hooks(struct queue_cmd *c, const struct queue *q, const char *job, struct err *err)
+{
+    return call_id(c, q, "troupe_hooks", job, err);
 }
 
 int queue_cmd_quiet(struct queue_cmd *c, const struct queue *q, const char *worker, bool quiet,
@@ -562,33 +465,6 @@ int queue_cmd_replay(struct queue_cmd *c, const struct queue *q, const char *fro
     return rc;
 }
 
-int queue_read_event(const void *bytes, size_t len, struct queue_event *ret, struct err *err)
-{
-    json_t *o = NULL;
-    struct queue_event e;
-    int rc = bytes ? pack_read(bytes, len, NULL, &o, err) : ERR_FORMAT;
-    if (rc == 0)
-        rc = state_of(o, &e.state, err);
-    if (rc == 0) {
-        enum job_state state = e.state;
-        e = (struct queue_event){.state = state,
-                                 .attempt = int_of(o, "attempt", 0),
-                                 .time_ms = int_of(o, "t", 0),
-                                 .step = int_of(o, "step", 0),
-                                 .total = int_of(o, "total", 0),
-                                 .eta_s = num_of(o, "eta", -1)};
-        copy_text(o, "id", e.id, sizeof(e.id));
-        copy_text(o, "what", e.what, sizeof(e.what));
-        copy_text(o, "stage", e.stage, sizeof(e.stage));
-        copy_text(o, "worker", e.worker, sizeof(e.worker));
-        copy_text(o, "code", e.code, sizeof(e.code));
-        copy_text(o, "why", e.why, sizeof(e.why));
-        *ret = e;
-    }
-    json_decref(o);
-    return rc < 0 ? err_set(err, rc, "an event is not of the expected form") : 0;
-}
-
 /* ---- workers ---- */
 
 int queue_cmd_wake(struct queue_cmd *c, const struct queue *q, int64_t timeout_ms)
@@ -614,44 +490,28 @@ int queue_cmd_bye(struct queue_cmd *c, const struct queue *q, const char *worker
     return call(c, q, "troupe_bye", json_pack("{s:s}", "worker", worker), err);
 }
 
-int queue_cmd_claim(struct queue_cmd *c, const struct queue *q, const struct queue_offer *offer,
-                    struct err *err)
+static const char *or_none(const char *text)
+{
+    return text ? text : "";
+}
+
+int queue_cmd_claim(struct queue_cmd *c, const struct queue *q, const struct queue_offer *o, struct err *err)
 {
     return call(c, q, "troupe_claim",
-                json_pack("{s:s s:s s:I s:i s:I s:s}", "worker", offer->worker, "gens", offer->generators,
-                          "bytes", (json_int_t)offer->bytes, "ver", JOB_VERSION, "lease",
-                          (json_int_t)offer->lease_ms, "token", offer->token ? offer->token : ""),
+                json_pack("{s:s s:s s:I s:i s:I s:s s:s s:s s:s s:s}", "worker", o->worker, "gens", o->generators, "bytes",
+                          (json_int_t)o->bytes, "ver", JOB_VERSION, "lease", (json_int_t)o->lease_ms, "token",
+                          or_none(o->token), "labels", or_none(o->labels), "warm", or_none(o->warm), "host",
+                          or_none(o->host), "device", or_none(o->device)),
                 err);
 }
 
-int queue_read_claim(const void *bytes, size_t len, struct queue_claimed *ret, struct err *err)
-{
-    json_t *o = NULL;
-    size_t used = 0;
-    int rc = open_answer(bytes, len, &used, &o, err);
-    if (rc == 0) {
-        struct queue_claimed v = {.got = json_is_true(json_object_get(o, "got")),
-                                  .quiet = json_is_true(json_object_get(o, "quiet")),
-                                  .attempt = int_of(o, "attempt", 0),
-                                  .fails = int_of(o, "fails", 0),
-                                  .deaths = int_of(o, "deaths", 0),
-                                  .run_left_ms = int_of(o, "run", 0)};
-        if (v.got)
-            rc = job_unpack((const char *)bytes + used, len - used, &v.job, err);
-        if (rc == 0)
-            *ret = v;
-    }
-    json_decref(o);
-    return rc;
-}
-
-int queue_cmd_renew(struct queue_cmd *c, const struct queue *q, const char *id, int64_t attempt,
+int queue_cmd_renew(struct queue_cmd *c, const struct queue *q, const char *id, int64_t attempt, int rank,
                     int64_t lease_ms, struct err *err)
 {
-    return call(
-        c, q, "troupe_renew",
-        json_pack("{s:s s:I s:I}", "id", id, "attempt", (json_int_t)attempt, "lease", (json_int_t)lease_ms),
-        err);
+    return call(c, q, "troupe_renew",
+                json_pack("{s:s s:I s:i s:I}", "id", id, "attempt", (json_int_t)attempt, "rank", rank, "lease",
+                          (json_int_t)lease_ms),
+                err);
 }
 
 int queue_cmd_progress(struct queue_cmd *c, const struct queue *q, const char *id, int64_t attempt,
@@ -664,26 +524,16 @@ int queue_cmd_progress(struct queue_cmd *c, const struct queue *q, const char *i
                 err);
 }
 
-int queue_read_heard(const void *bytes, size_t len, struct queue_heard *ret, struct err *err)
-{
-    json_t *o = NULL;
-    int rc = open_answer(bytes, len, NULL, &o, err);
-    if (rc == 0)
-        *ret = (struct queue_heard){.stop = (enum job_stop)int_of(o, "stop", 0),
-                                    .quiet = json_is_true(json_object_get(o, "quiet"))};
-    json_decref(o);
-    return rc;
-}
-
 int queue_cmd_settle(struct queue_cmd *c, const struct queue *q, const char *id, int64_t attempt, int code,
                      const char *text, const json_t *result, const struct queue_limits *limits,
-                     struct err *err)
+                     const struct queue_used *used, struct err *err)
 {
     static const char *const verdicts[] = {
         [ERR_THEN_FAIL] = "fail", [ERR_THEN_RETRY] = "retry", [ERR_THEN_CANCEL] = "stop"};
     char *json = code == 0 ? json_dumps(result, JSON_COMPACT) : NULL;
     const char *verdict = code == 0 ? "ok" : verdicts[err_then(code)];
     size_t n = text ? strlen(text) : 0;
+    double gflop = used && isfinite(used->gflop) ? used->gflop : 0;
     int rc;
     if (code == 0 && !json)
         rc = err_set(err, ERR_NOMEM, "no memory for the result");
@@ -691,28 +541,15 @@ int queue_cmd_settle(struct queue_cmd *c, const struct queue *q, const char *id,
         rc = err_set(err, ERR_TOOBIG, "the result has %zu bytes, %d are allowed", strlen(json), RESULT_MAX);
     else
         rc = call(c, q, "troupe_settle",
-                  json_pack("{s:s s:I s:s s:s s:s s:s s:i s:I}", "id", id, "attempt", (json_int_t)attempt,
-                            "verdict", verdict, "code", err_name(code), "error",
-                            n && str_utf8_ok(text, n) ? text : err_text(code), "result", json ? json : "",
-                            "max_fails", limits->max_fails, "backoff", (json_int_t)limits->backoff_ms),
+                  json_pack("{s:s s:I s:s s:s s:s s:s s:i s:I s:f s:o s:s s:b}", "id", id, "attempt",
+                            (json_int_t)attempt, "verdict", verdict, "code", err_name(code), "error",
+                            n && str_utf8_ok(text, n) ? text : err_text(code), "result", json ? json : "", "max_fails",
+                            limits->max_fails, "backoff", (json_int_t)limits->backoff_ms, "gflop", gflop, "stages",
+                            used && used->stages ? json_deep_copy(used->stages) : json_object(), "weights",
+                            used ? or_none(used->weights) : "", "unfit", used && used->unfit),
                   err);
     mem_free(json);
     return rc;
-}
-
-static int read_state(const void *bytes, size_t len, enum job_state *ret, struct err *err)
-{
-    json_t *o = NULL;
-    int rc = open_answer(bytes, len, NULL, &o, err);
-    if (rc == 0)
-        rc = state_of(o, ret, err);
-    json_decref(o);
-    return rc;
-}
-
-int queue_read_settle(const void *bytes, size_t len, enum job_state *ret_state, struct err *err)
-{
-    return read_state(bytes, len, ret_state, err);
 }
 
 int queue_cmd_release(struct queue_cmd *c, const struct queue *q, const char *id, int64_t attempt,
@@ -722,28 +559,9 @@ int queue_cmd_release(struct queue_cmd *c, const struct queue *q, const char *id
                 json_pack("{s:s s:I s:s}", "id", id, "attempt", (json_int_t)attempt, "why", why), err);
 }
 
-int queue_read_release(const void *bytes, size_t len, enum job_state *ret_state, struct err *err)
-{
-    return read_state(bytes, len, ret_state, err);
-}
-
 /* ---- the timer ---- */
 
 int queue_cmd_expire(struct queue_cmd *c, const struct queue *q, struct err *err)
 {
     return call(c, q, "troupe_expire", json_pack("{s:i}", "max", EXPIRE_MAX), err);
-}
-
-int queue_read_expire(const void *bytes, size_t len, struct queue_expired *ret, struct err *err)
-{
-    json_t *o = NULL;
-    int rc = open_answer(bytes, len, NULL, &o, err);
-    if (rc == 0)
-        *ret = (struct queue_expired){.n_leases = int_of(o, "leases", 0),
-                                      .n_retries = int_of(o, "retries", 0),
-                                      .n_deadlines = int_of(o, "deadlines", 0),
-                                      .n_waiting = int_of(o, "waiting", 0),
-                                      .forget = json_incref(json_object_get(o, "forget"))};
-    json_decref(o);
-    return rc;
 }

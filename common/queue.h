@@ -87,6 +87,9 @@ int queue_read_submit(const void *bytes, size_t len, struct queue_submitted *ret
 
 /* The whole job. history: with its event log. */
 int queue_cmd_get(struct queue_cmd *c, const struct queue *q, const char *id, bool history, struct err *err);
+/* Whose job: the answer is the tenant's name as it is, "" also when there is no such job. Cheap: asked before anything that
+ * somebody wants to know or do who may not see every job. */
+int queue_cmd_owner(struct queue_cmd *c, const struct queue *q, const char *id, struct err *err);
 int queue_read_get(const void *bytes, size_t len, struct job_view *ret, struct err *err);
 
 /* Which jobs: "" and negative members choose nothing. */
@@ -199,7 +202,6 @@ int queue_cmd_replay(struct queue_cmd *c, const struct queue *q, const char *fro
 struct queue_event {
     char id[JOB_ID];
     char what[16];        /* submit, claim, progress, settle, release, cancel, expire, retry, delete */
-    char tenant[64];
     enum job_state state; /* after it */
     int64_t attempt;
     int64_t time_ms;
