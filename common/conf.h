@@ -51,6 +51,12 @@ enum { CONF_DISPATCHER = 1, CONF_WORKER = 2, CONF_CLI = 4, CONF_ALL = 7 };
       "serve without keys on an address that others can reach")                                              \
     X(STR, api_key, "", 0, 0, "", CONF_DISPATCHER | CONF_CLI,                                                \
       "keys that clients must show, separated by commas")                                                    \
+    X(STR, keys, "", 0, 0, "", CONF_DISPATCHER,                                                              \
+      "file of tenants and their keys (JSON, see README); read again when it changes")                       \
+    X(NUM, rate_reads_per_s, "0", 0, 1000000, "", CONF_DISPATCHER,                                           \
+      "calls a second that one key may make here, submits apart; more get 429; 0: no limit")                 \
+    X(INT, rate_reads_burst, "100", 1, 1000000, "", CONF_DISPATCHER,                                         \
+      "and how many at once, with --rate-reads-per-s")                                                       \
     X(STR, cors, "", 0, 0, "", CONF_DISPATCHER, "origin that browsers may call from; * for any")             \
     X(INT, lease_s, "15", 1, 600, "", CONF_WORKER,                                                           \
       "a worker not heard of for so long has lost its job (seconds)")                                        \
@@ -63,6 +69,8 @@ enum { CONF_DISPATCHER = 1, CONF_WORKER = 2, CONF_CLI = 4, CONF_ALL = 7 };
       "wait before the second attempt; doubles each time (seconds)")                                         \
     X(STR, worker_name, "", 0, 0, "", CONF_WORKER,                                                           \
       "name in the list of workers; default: host and process number")                                       \
+    X(STR, labels, "", 0, 0, "", CONF_WORKER | CONF_CLI,                                                     \
+      "words that jobs may ask for in a worker, separated by commas: h100,eu")                               \
     X(STR, device, "cpu", 0, 0, "", CONF_WORKER | CONF_CLI, "cpu, cpu_ref or cuda[:N]")                      \
     X(STR, round, "bf16", 0, 0, "", CONF_WORKER | CONF_CLI,                                                  \
       "latents after each step: bf16, as the reference rounds them, or f32 for tight comparisons")           \
@@ -99,6 +107,17 @@ enum { CONF_DISPATCHER = 1, CONF_WORKER = 2, CONF_CLI = 4, CONF_ALL = 7 };
     X(INT, default_seed, "-1", -1, 9007199254740992.0, "", CONF_DISPATCHER | CONF_CLI,                       \
       "seed when a job names none; -1: drawn, and told with the result")                                     \
     X(STR, default_prompt, "", 0, 0, "", CONF_DISPATCHER | CONF_CLI, "prompt when a job names none")         \
+    X(STR, public_url, "", 0, 0, "", CONF_DISPATCHER,                                                        \
+      "where clients reach the dispatchers, as https://video.example; makes the links in webhooks whole")    \
+    X(STR, webhook_secret, "", 0, 0, "", CONF_DISPATCHER,                                                    \
+      "what signs webhooks: whsec_ and base64, several separated by commas, the newest first")               \
+    X(BOOL, webhook_unsigned, "no", 0, 1, "", CONF_DISPATCHER,                                               \
+      "send webhooks without a signature where there is no secret")                                          \
+    X(STR, webhook_allow, "", 0, 0, "", CONF_DISPATCHER,                                                     \
+      "addresses, ranges (10.1.0.0/16) and host names that webhooks may go to though they are not public")   \
+    X(NUM, webhook_timeout_s, "15", 0.1, 300, "", CONF_DISPATCHER,                                           \
+      "a webhook's receiver must have answered after so long (seconds)")                                     \
+    X(INT, webhook_parallel, "64", 1, 1000, "", CONF_DISPATCHER, "webhooks on their way at once")            \
     X(STR, log_format, "kv", 0, 0, "", CONF_ALL, "log lines as kv (key=value) or json")                      \
     X(STR, log_level, "info", 0, 0, "", CONF_ALL, "debug, info, warn or error")
 

@@ -9,6 +9,7 @@
 #include "dispatcher/app.h"
 #include "dispatcher/reply.h"
 #include "dispatcher/route.h"
+#include "dispatcher/tenants.h"
 
 /* ---- /v1/generators ---- */
 
@@ -193,7 +194,7 @@ void api_docs_openapi(struct request *r)
     json_t *o = json_pack("{s:s, s:{s:s, s:s, s:s}, s:o, s:o, s:[{s:[]}]}", "openapi", "3.1.0", "info", "title",
                           "troupe", "version", version_text(), "description", schema_at(0)->help, "paths", paths,
                           "components", components(), "security", "key");
-    if (o && !*r->app->conf.api_key)
+    if (o && !tenants_need_key(r->app->tenants))
         json_object_set_new(o, "security", json_array());
     reply_json(r, 200, o);
 }

@@ -13,10 +13,13 @@
 #include "common/str.h"
 #include "dispatcher/api_ops.h"
 #include "dispatcher/events.h"
+#include "dispatcher/predict.h"
 #include "dispatcher/reply.h"
 #include "dispatcher/server.h"
+#include "dispatcher/trace.h"
 #include "dispatcher/upload.h"
 #include "dispatcher/view.h"
+#include "dispatcher/webhook.h"
 
 enum {
     JSON_DEPTH = 8,
@@ -41,6 +44,7 @@ struct submit {
     struct app *app;
     const struct schema *schema;
     struct job job;
+    double audio_s;
     struct err err;
     bool idempotent;
 };
@@ -125,15 +129,36 @@ static void submit_work(uv_work_t *w)
         s->job.ttl_ms = (int64_t)(s->app->conf.ttl_s * 1000);
     if (rc == 0 && (s->idempotent || *s->job.idem_key))
         rc = fingerprint(s, body);
+    if (rc == 0)
+        rc = predict_cache_key(&s->job, &s->err);
+    if (rc == 0)
+        s->audio_s = predict_audio_s(s->app->conf.volume, s->job.params);
     json_decref(body);
     if (rc < 0)
         err_set(&s->err, rc, "%s", err_text(rc));
 }
 
+static json_t *submitted_json(const struct submit *s, const struct queue_submitted *got, const char *path)
+{
+    bool waits = !job_state_final(got->state);
+    json_t *o = json_pack("{s:s, s:s, s:s, s:o, s:b, s:b, s:I, s:{s:s, s:s+}}", "id", got->id, "object", "job", "state",
+                          job_state_text(got->state), "position",
+                          got->position >= 0 ? json_integer(got->position) : json_null(), "again", got->again, "cached",
+                          got->cached, "fitting", (json_int_t)got->fitting, "links", "self", path, "events", path,
+                          "/events");
+    if (o && waits && !got->again && got->fitting == 0)
+        json_object_set_new(o, "warning", json_string("no worker that could run this job is there at the moment; it waits "
+                                                      "for one"));
+    if (o && *s->job.traceparent)
+        json_object_set_new(o, "traceparent", json_string(s->job.traceparent));
+    return o;
+}
+
 static void on_submitted(void *arg, int rc, const void *bytes, size_t len, const struct err *why)
 {
     struct request *r = arg;
-    const struct job *job = &((const struct submit *)r->state)->job;
+    const struct submit *s = r->state;
+    const struct job *job = &s->job;
     struct queue_submitted got = {0};
     struct err err = *why;
     char path[96];
@@ -149,11 +174,13 @@ static void on_submitted(void *arg, int rc, const void *bytes, size_t len, const
     request_set_header(r, MHD_HTTP_HEADER_LOCATION, path);
     if (got.again)
         request_set_header(r, "Idempotent-Replayed", "true");
+    if (*job->cache_key)
+        request_set_header(r, "X-Cache", got.cached ? "hit" : "miss");
     LOG(INFO, "job submitted", log_str("job", got.id), log_int("position", got.position), log_int("again", got.again),
+        log_int("cached", got.cached), log_int("fitting", got.fitting), log_num("gflop", job->gflop),
+        log_str("tenant", *r->tenant ? r->tenant : NULL), log_str("key", *r->key_id ? r->key_id : NULL),
         log_str("trace", *job->traceparent ? job->traceparent : NULL));
-    reply_json(r, 201, json_pack("{s:s, s:s, s:s, s:o, s:b, s:{s:s, s:s+}}", "id", got.id, "object", "job", "state",
-                                 "queued", "position", got.position >= 0 ? json_integer(got.position) : json_null(),
-                                 "again", got.again, "links", "self", path, "events", path, "/events"));
+    reply_json(r, got.cached ? 200 : 201, submitted_json(s, &got, path));
     CRASH_POINT(dispatcher_replied);
 }
 
@@ -164,6 +191,10 @@ static void submit_after(uv_work_t *w, int status)
     struct queue_cmd c = {0};
     if (status < 0)
         err_set(&s->err, ERR_DRAIN, "the dispatcher is stopping; try again");
+    if (!s->err.code)
+        webhook_check(s->app->webhook, &s->job, &s->err);
+    if (!s->err.code)
+        predict_fit(s->app->models, &s->job, s->audio_s, &s->err);
     if (!s->err.code)
         queue_cmd_submit(&c, &s->app->queue, &s->job, s->app->conf.max_queue, &s->err);
     if (s->err.code) {
@@ -188,6 +219,16 @@ static int idempotency_key(struct request *r, struct submit *s)
     return str_copy(s->job.idem_key, sizeof s->job.idem_key, key);
 }
 
+/* A trace that somebody else began goes on with the job; what is no traceparent is as if it were not there. */
+static void take_trace(struct request *r, struct job *job)
+{
+    const char *trace = request_header(r, "traceparent");
+    if (!trace || !trace_ok(trace))
+        return;
+    str_copy(job->traceparent, sizeof job->traceparent, trace);
+    request_set_header(r, "traceparent", trace);
+}
+
 void api_jobs_submit(struct request *r)
 {
     struct submit *s = mem_zalloc(sizeof *s);
@@ -202,6 +243,8 @@ void api_jobs_submit(struct request *r)
     }
     *s = (struct submit){.r = r, .app = r->app, .schema = schema_at(0), .work.data = s};
     job_init(&s->job);
+    str_copy(s->job.tenant, sizeof s->job.tenant, r->tenant);
+    take_trace(r, &s->job);
     r->state = s;
     r->state_free = submit_free;
     rc = job_make_id(s->job.id);

@@ -78,8 +78,12 @@ int api_list_filter(const struct request *r, const json_t *body, struct queue_fi
         rc = err_set(err, ERR_INVALID, "generator: at most %d bytes are allowed", NAME_MAX_BYTES);
     if (rc == 0 && f.worker && strlen(f.worker) > NAME_MAX_BYTES)
         rc = err_set(err, ERR_INVALID, "worker: at most %d bytes are allowed", NAME_MAX_BYTES);
+    if (rc == 0 && r->scope == KEYS_JOBS && f.tenant && strcmp(f.tenant, r->tenant) != 0)
+        rc = err_set(err, ERR_INVALID, "tenant: the key %s is for the jobs of %s", r->key_id, r->tenant);
     if (rc < 0)
         return rc;
+    if (r->scope == KEYS_JOBS)
+        f.tenant = r->tenant;
     if (state)
         f.state = (int)s;
     *ret = f;

@@ -12,8 +12,11 @@
 
 struct backend;
 struct events;
+struct models;
 struct server;
 struct streams;
+struct tenants;
+struct webhook;
 
 struct app {
     uv_loop_t *loop;
@@ -24,6 +27,9 @@ struct app {
     struct events *events;
     struct streams *streams;
     struct server *server;
+    struct tenants *tenants; /* owned, as the next */
+    struct models *models;
+    struct webhook *webhook; /* owned */
     bool local_only; /* no keys and a loopback address: only pages of this machine may call */
     int64_t started_us;
 };

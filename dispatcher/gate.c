@@ -3,64 +3,94 @@
 #include <string.h>
 #include <strings.h>
 
-#include "common/mem.h"
+#include "common/clock.h"
 #include "common/schema.h"
-#include "common/sha256.h"
 #include "common/str.h"
 #include "dispatcher/app.h"
+#include "dispatcher/backend.h"
 #include "dispatcher/reply.h"
 #include "dispatcher/route.h"
 #include "dispatcher/server.h"
+#include "dispatcher/tenants.h"
 #include "dispatcher/upload.h"
 
 enum {
     SMALL_BODY = 64 * 1024, /* where a body has no meaning */
     FORM_EXTRA = 2 * 1024 * 1024, /* text parts and boundaries beside the files */
-    KEY_MAX = 256,
 };
 
 /* ---- who may call ---- */
 
-static bool same_key(const char *a, size_t a_len, const char *b, size_t b_len)
+/* "Bearer KEY", "Key KEY", "Key id:KEY", "KEY": from behind the scheme. */
+static const char *behind_scheme(const char *h)
 {
-    char x[SHA256_HEX] = "", y[SHA256_HEX] = "";
-    unsigned diff = 0;
-    if (sha256_bytes(a, a_len, x) < 0 || sha256_bytes(b, b_len, y) < 0)
-        return false;
-    for (size_t i = 0; i < sizeof x; i++) /* all of it, always: the time tells nothing */
-        diff |= (unsigned)(x[i] ^ y[i]);
-    return diff == 0;
+    h += strspn(h, " ");
+    if (strncasecmp(h, "Bearer ", 7) == 0)
+        h += 7;
+    else if (strncasecmp(h, "Key ", 4) == 0)
+        h += 4;
+    return h + strspn(h, " ");
 }
 
-static bool key_known(const struct conf *c, const char *key)
+static struct keys_key *key_shown(const struct request *r)
 {
-    size_t len = strlen(key);
-    bool found = false;
-    if (len == 0 || len > KEY_MAX)
-        return false;
-    for (const char *p = c->api_key; *p;) {
-        size_t n = strcspn(p, ",");
-        if (n)
-            found |= same_key(p, n, key, len);
-        p += n + (p[n] == ',');
-    }
-    return found;
-}
-
-static bool authorised(const struct request *r)
-{
-    const struct conf *c = &r->app->conf;
     const char *h = request_header(r, MHD_HTTP_HEADER_AUTHORIZATION);
-    if (!*c->api_key || (r->route && (r->route->flags & ROUTE_OPEN)))
-        return true;
+    char cookie[KEYS_SHOWN_MAX * 3 + 1] = ""; /* the page writes it percent-encoded */
     if (h)
-        return key_known(c, h + (strncasecmp(h, "Bearer ", 7) == 0 ? 7 : 0));
-    char cookie[KEY_MAX * 3 + 1] = ""; /* the page writes it percent-encoded */
+        return tenants_find(r->app->tenants, behind_scheme(h));
     h = MHD_lookup_connection_value(r->conn, MHD_COOKIE_KIND, "troupe_key");
     if (!h || str_copy(cookie, sizeof cookie, h) < 0)
-        return false;
+        return NULL;
     MHD_http_unescape(cookie);
-    return key_known(c, cookie);
+    return tenants_find(r->app->tenants, cookie);
+}
+
+/* Who calls: fills scope, tenant, key_id. *ret_key: the key, NULL without keys or on open routes. ERR_AUTH. */
+static int who_calls(struct request *r, struct keys_key **ret_key, struct err *err)
+{
+    bool open = r->route && (r->route->flags & ROUTE_OPEN);
+    struct keys_key *key = NULL;
+    char when[32];
+    r->scope = KEYS_ADMIN;
+    *ret_key = NULL;
+    if (!tenants_need_key(r->app->tenants))
+        return 0;
+    r->scope = KEYS_NOBODY;
+    if (open)
+        return 0;
+    key = key_shown(r);
+    if (!key)
+        return err_set(err, ERR_AUTH, "a key is needed: send the header Authorization: Bearer KEY");
+    if (keys_expired(key, clock_wall_ms()))
+        return err_set(err, ERR_AUTH, "the key %s expired at %s; ask for a new one", key->id,
+                       clock_format(when, sizeof when, key->expires_ms));
+    r->scope = key->scope;
+    str_copy(r->tenant, sizeof r->tenant, key->tenant);
+    str_copy(r->key_id, sizeof r->key_id, key->id);
+    *ret_key = key;
+    return 0;
+}
+
+/* Calls but submits, which the queue counts itself, over all dispatchers. */
+static int rate_check(struct request *r, struct keys_key *key, struct err *err)
+{
+    const struct conf *c = &r->app->conf;
+    if (!key || c->rate_reads_per_s <= 0 || (r->route && r->route->body == ROUTE_BODY_SUBMIT))
+        return 0;
+    int64_t wait_us = keys_take(key, c->rate_reads_per_s, (double)c->rate_reads_burst, clock_us());
+    if (wait_us == 0)
+        return 0;
+    r->refused_retry_s = (wait_us + CLOCK_S - 1) / CLOCK_S;
+    return err_set(err, ERR_LIMIT, "the key %s makes more than %g calls a second; try again in %lld s", key->id,
+                   c->rate_reads_per_s, (long long)r->refused_retry_s);
+}
+
+static int scope_check(const struct request *r, struct err *err)
+{
+    if (r->scope != KEYS_JOBS || !r->route || (r->route->flags & (ROUTE_JOBS | ROUTE_OPEN)))
+        return 0;
+    return err_set(err, ERR_AUTH, "this needs a key of scope admin; the key %s is for the jobs of %s", r->key_id,
+                   r->tenant);
 }
 
 static bool is_loopback(const char *host, size_t n)
@@ -183,6 +213,7 @@ void gate_open(struct request *r)
 {
     char allow[64] = "";
     struct err err = {0};
+    struct keys_key *key = NULL;
     int rc = route_find(r, r->method, r->path, allow, sizeof allow, &err);
     cors_headers(r);
     if (strcmp(r->method, MHD_HTTP_METHOD_OPTIONS) == 0)
@@ -191,9 +222,14 @@ void gate_open(struct request *r)
         r->refused_status = 403;
         return;
     }
-    if (!authorised(r)) {
+    if (who_calls(r, &key, &r->refused) < 0) {
         request_set_header(r, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
-        err_set(&r->refused, ERR_AUTH, "a key is needed: send the header Authorization: Bearer KEY");
+        return;
+    }
+    if (rate_check(r, key, &r->refused) < 0)
+        return;
+    if (rc == 0 && scope_check(r, &r->refused) < 0) {
+        r->refused_status = 403;
         return;
     }
     if (rc < 0) {
@@ -207,6 +243,37 @@ void gate_open(struct request *r)
     body_open(r);
 }
 
+/* ---- whose job ---- */
+
+/* Another's job, and one that is not there, are the same answer. */
+static void on_owner(void *arg, int rc, const void *bytes, size_t len, const struct err *why)
+{
+    struct request *r = arg;
+    struct err err = *why;
+    if (rc == 0 && (len != strlen(r->tenant) || (len && memcmp(bytes, r->tenant, len) != 0)))
+        rc = err_set(&err, ERR_NOTFOUND, "no job %.80s is here", r->param[route_job_param(r->route)]);
+    if (rc < 0)
+        reply_error(r, &err);
+    else
+        r->route->handler(r);
+}
+
+static void serve(struct request *r)
+{
+    int at = r->scope == KEYS_JOBS ? route_job_param(r->route) : -1;
+    struct queue_cmd c = {0};
+    struct err err = {0};
+    if (at < 0) {
+        r->route->handler(r);
+        return;
+    }
+    int rc = queue_cmd_owner(&c, &r->app->queue, r->param[at], &err);
+    if (rc == ERR_NOTFOUND)
+        r->route->handler(r); /* no id at all: the handler's own sentence */
+    else
+        backend_ask(r, rc, &c, &err, on_owner);
+}
+
 void gate_serve(struct request *r)
 {
     if (strcmp(r->method, MHD_HTTP_METHOD_OPTIONS) == 0) {
@@ -216,9 +283,10 @@ void gate_serve(struct request *r)
         request_set_header(r, "Access-Control-Max-Age", "600");
         reply_empty(r, 204);
     } else if (r->refused.code) {
-        reply_problem(r, r->refused_status ? r->refused_status : err_http(r->refused.code), &r->refused, 0);
+        reply_problem(r, r->refused_status ? r->refused_status : err_http(r->refused.code), &r->refused,
+                      r->refused_retry_s);
     } else {
-        r->route->handler(r);
+        serve(r);
     }
 }
 
@@ -234,10 +302,10 @@ void gate_close(struct request *r)
 int gate_check_conf(const struct conf *c, bool *ret_local, struct err *err)
 {
     bool loopback = is_loopback(c->bind, strlen(c->bind));
-    *ret_local = loopback && !*c->api_key;
-    if (!loopback && !*c->api_key && !c->insecure)
+    *ret_local = loopback && !*c->api_key && !*c->keys;
+    if (!loopback && !*c->api_key && !*c->keys && !c->insecure)
         return err_set(err, ERR_INVALID,
-                       "bind: %s can be reached from other machines and no api_key is set; set api_key, or bind to "
+                       "bind: %s can be reached from other machines and no keys are set; set api_key or keys, or bind to "
                        "127.0.0.1, or say --insecure", c->bind);
     return 0;
 }

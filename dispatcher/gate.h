@@ -7,8 +7,11 @@
  *     gate_serve(r)         the body is complete: calls the handler, or answers the refusal
  *     gate_close(r)         the exchange is over: gives back what the first three took
  *
- * Keys: `Authorization: Bearer KEY`, bare `Authorization: KEY`, or the cookie troupe_key, which the page sets for
- * players and event streams (they cannot send headers). Without keys on a loopback address, calls from foreign pages
+ * Keys: `Authorization: Bearer KEY`, bare `Authorization: KEY`, `Authorization: Key id:KEY`, or the cookie troupe_key, which
+ * the page sets for players and event streams (they cannot send headers). A key of scope jobs opens only the routes marked
+ * ROUTE_JOBS, and of those with a job's id only its tenant's jobs: gate_serve asks Redis whose the job is before the
+ * handler hears of it (a job never changes hands, so there is no gap between the two). Blobs are shared: who can name the
+ * SHA-256 of a file has seen the file. Without keys on a loopback address, calls from foreign pages
  * are refused by their Host and Origin headers: a browser on this machine must not become somebody's remote control.
  */
 #ifndef DISPATCHER_GATE_H

@@ -11,6 +11,8 @@ static const long long MAX_PIXELS = 40000000;
 enum {
     JPEG_SEGMENTS = 512,  /* markers looked at before the frame header */
     ZEROS_BEFORE = 4096,  /* some encoders begin an MP3 with silence */
+    WAV_CHUNKS = 64,      /* looked at before the sound */
+    GUESS_BYTES_A_SECOND = 16000, /* 128 kbit/s */
 };
 
 struct kind {
@@ -221,4 +223,40 @@ int magic_audio_file(const char *field, int fd, struct err *err)
         zeros++;
     b[0] = '?'; /* the zeros were no excuse unless a frame follows them */
     return find_sound(b + zeros, n - zeros) ? 0 : magic_audio_head(field, b, n, err);
+}
+
+static long long le32(const unsigned char *b)
+{
+    return le16(b) | (long long)le16(b + 2) << 16;
+}
+
+/* Bytes of sound over bytes a second ("fmt " says them); 0 when either is not there. */
+static double wav_seconds(int fd, long long size)
+{
+    unsigned char b[24];
+    long long at = 12, a_second = 0;
+    for (int i = 0; i < WAV_CHUNKS && at + 8 <= size; i++) {
+        size_t n = read_at(fd, (off_t)at, b, sizeof b);
+        long long bytes = n >= 8 ? le32(b + 4) : 0;
+        if (n >= 20 && memcmp(b, "fmt ", 4) == 0) {
+            a_second = le32(b + 16);
+        } else if (n >= 8 && memcmp(b, "data", 4) == 0) {
+            long long left = size - at - 8;
+            return a_second > 0 ? (double)(bytes > 0 && bytes < left ? bytes : left) / (double)a_second : 0;
+        }
+        at += 8 + bytes + (bytes & 1);
+    }
+    return 0;
+}
+
+double magic_audio_seconds(int fd)
+{
+    unsigned char b[MAGIC_HEAD];
+    struct stat st = {0};
+    size_t n = read_at(fd, 0, b, sizeof b);
+    if (fstat(fd, &st) < 0)
+        return 0;
+    bool wav = n >= 12 && (memcmp(b, "RIFF", 4) == 0 || memcmp(b, "RF64", 4) == 0) && memcmp(b + 8, "WAVE", 4) == 0;
+    double seconds = wav ? wav_seconds(fd, st.st_size) : 0;
+    return seconds > 0 ? seconds : (double)st.st_size / GUESS_BYTES_A_SECOND;
 }

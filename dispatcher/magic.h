@@ -23,6 +23,10 @@ int magic_audio_head(const char *field, const unsigned char *bytes, size_t n, st
 int magic_image_file(const char *field, int fd, int *ret_w, int *ret_h, struct err *err);
 int magic_audio_file(const char *field, int fd, struct err *err);
 
+/* How long a recording is: exactly for WAV, whose header says it (RIFF, RF64; a size that was never filled in counts to the
+ * file's end); of other kinds a guess from the file's bytes at 16,000 a second. 0 for an empty file. For predictions. */
+double magic_audio_seconds(int fd);
+
 /* "image/png", "audio/wav", ... by the first bytes; "application/octet-stream" when not known. */
 const char *magic_type(const unsigned char *bytes, size_t n);
 

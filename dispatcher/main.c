@@ -19,7 +19,10 @@
 #include "dispatcher/backend.h"
 #include "dispatcher/events.h"
 #include "dispatcher/gate.h"
+#include "dispatcher/models.h"
 #include "dispatcher/server.h"
+#include "dispatcher/tenants.h"
+#include "dispatcher/webhook.h"
 
 enum { EXIT_SETTINGS = 2, EXIT_REDIS = 3, EXIT_VOLUME = 4, EXIT_LISTEN = 5 };
 enum { SMALL_BODIES = 64 << 20 }; /* room beside one JSON body of the largest size */
@@ -93,7 +96,10 @@ static void on_first(struct app *app, int rc, const struct err *why)
         .idle_s = (unsigned)app->conf.idle_s,
         .max_body_memory = (uint64_t)app->conf.max_json_bytes + SMALL_BODIES,
     };
+    tenants_push(app->tenants); /* before the first submit can come */
+    models_refresh(app->models);
     if (events_new(app, &app->events, &err) < 0 || api_events_new(app, &app->streams, &err) < 0 ||
+        webhook_new(app, &app->webhook, &err) < 0 ||
         server_new(app->loop, &o, &app->server, &err) < 0 || listen_all(p, &err) < 0)
         stop(p, EXIT_LISTEN, &err);
 }
@@ -104,7 +110,7 @@ static void on_drain(uv_timer_t *t)
 {
     struct program *p = t->data;
     unsigned n = server_n_requests(p->app.server);
-    if (n > 0 && clock_us() < p->drain_until_us)
+    if ((n > 0 || webhook_busy(p->app.webhook)) && clock_us() < p->drain_until_us)
         return;
     if (n > 0)
         LOG(WARN, "stopping with requests unanswered", log_int("requests", n));
@@ -122,6 +128,7 @@ static void on_signal(uv_signal_t *h, int number)
     p->drain_until_us = clock_us() + DRAIN_MAX_MS * CLOCK_MS;
     server_drain(p->app.server);
     api_events_drain(p->app.streams);
+    webhook_drain(p->app.webhook);
     events_resync(p->app.events); /* those who wait for a job are answered with what it is now */
     uv_timer_start(&p->drain, on_drain, 0, DRAIN_TICK_MS);
 }
@@ -140,6 +147,9 @@ static void close_all(struct program *p)
     if (app->server && server_n_requests(app->server) > 0)
         return;
     backend_free(app->backend);
+    tenants_free(app->tenants);
+    models_free(app->models);
+    webhook_free(app->webhook);
     events_free(app->events);
     api_events_free(app->streams);
     server_free(app->server);
@@ -161,7 +171,7 @@ static int start(struct program *p, struct err *err, int *ret_exit)
     struct app *app = &p->app;
     *ret_exit = EXIT_SETTINGS;
     int rc = gate_check_conf(&app->conf, &app->local_only, err);
-    if (rc < 0 || (rc = queue_init(&app->queue, app->conf.queue, err)) < 0)
+    if (rc < 0 || (rc = webhook_check_conf(&app->conf, err)) < 0 || (rc = queue_init(&app->queue, app->conf.queue, err)) < 0)
         return rc;
     app->defaults = conf_defaults(&app->conf);
     if (!app->defaults)
@@ -176,7 +186,25 @@ static int start(struct program *p, struct err *err, int *ret_exit)
     uv_signal_start(&p->term, on_signal, SIGTERM);
     uv_signal_start(&p->intr, on_signal, SIGINT);
     *ret_exit = EXIT_SETTINGS;
+    if ((rc = tenants_new(app, &app->tenants, err)) < 0 || (rc = models_new(app, &app->models, err)) < 0)
+        return rc;
     return backend_new(app, (unsigned)(app->conf.redis_wait_s * 1000), on_first, &app->backend, err);
+}
+
+/* "troupe-dispatcher --new-key [ID]": the key, once, and the line for the keys file. Nothing keeps the key. */
+static int new_key(const char *id)
+{
+    char key[KEYS_TEXT], hash[SHA256_HEX], made[16];
+    int rc = keys_make(key, hash);
+    if (rc < 0) {
+        fputs("no randomness for a key\n", stderr);
+        return EXIT_SETTINGS;
+    }
+    str_format(made, sizeof made, "k-%.8s", hash);
+    printf("The key, for its user alone; it is not shown again:\n\n    %s\n\n"
+           "For the keys file, in \"keys\" of its tenant:\n\n"
+           "    {\"id\": \"%s\", \"sha256\": \"%s\", \"scope\": \"jobs\"}\n", key, id ? id : made, hash);
+    return 0;
 }
 
 static int print_help(enum conf_action todo)
@@ -202,6 +230,8 @@ int main(int argc, char **argv)
     p->app.started_us = clock_us();
     signal(SIGPIPE, SIG_IGN);
     log_init("troupe-dispatcher", LOG_KV, LOG_INFO);
+    if (argc >= 2 && argc <= 3 && strcmp(argv[1], "--new-key") == 0)
+        return new_key(argv[2]);
     if (conf_load(&p->app.conf, CONF_DISPATCHER, argc, argv, &todo, &err) < 0) {
         LOG(ERROR, "settings are not valid", log_str("why", err.text));
         return EXIT_SETTINGS;

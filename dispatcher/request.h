@@ -26,6 +26,7 @@
 
 #include "common/buf.h"
 #include "common/err.h"
+#include "dispatcher/keys.h"
 
 struct app;
 struct route;
@@ -53,8 +54,13 @@ struct request {
     bool head;                   /* HEAD: the same answer without its body */
     char param[REQUEST_PARAMS][REQUEST_PARAM_BYTES]; /* the {..} parts of the route's path */
 
+    enum keys_scope scope;   /* what the caller may: without keys in use everybody is an admin */
+    char tenant[KEYS_NAME];  /* whose jobs: "" for the one without a name */
+    char key_id[KEYS_NAME];  /* "" without keys */
+
     struct err refused;    /* found before or in the body; the handler is then not called */
     int refused_status;    /* 0: the error's own */
+    int64_t refused_retry_s; /* > 0: Retry-After */
     struct buf body;       /* small bodies and JSON, complete when the handler runs */
     struct upload *upload; /* owned; multipart and raw bodies on their way to disk */
     uint64_t swallowed;    /* body bytes read */
