@@ -158,10 +158,12 @@ int args_read(struct cli *c, int argc, char **argv, const struct arg *own, bool 
             r.help = true;
         else if (strncmp(argv[i], "--", 2) == 0)
             rc = option(c, argc, argv, &i, own, &r, err);
-        else if (r.n < n_words)
+        else if (r.n < (n_words == ARGS_ANY ? ARGS_WORDS : n_words))
             r.word[r.n++] = argv[i];
         else
-            rc = err_set(err, ERR_INVALID, "unexpected word %s: see troupe %s --help", argv[i], c->name);
+            rc = n_words == ARGS_ANY
+                     ? err_set(err, ERR_INVALID, "at most %d words at once are taken", ARGS_WORDS)
+                     : err_set(err, ERR_INVALID, "unexpected word %s: see troupe %s --help", argv[i], c->name);
     }
     if (rc == 0 && r.n < n_words && !r.help)
         rc = err_set(err, ERR_INVALID, "a word is missing: see troupe %s --help", c->name);

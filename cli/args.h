@@ -21,8 +21,11 @@ struct arg {
     const char *help;
 };
 
+#define ARGS_WORDS 64
+#define ARGS_ANY (-1) /* as n_words: any number of words, also none */
+
 struct args_rest {
-    const char *word[8]; /* positional */
+    const char *word[ARGS_WORDS]; /* positional */
     int n;
     bool help;
     json_t *fields; /* owned: request fields that were given (size, seed, ...), NULL when request = false */

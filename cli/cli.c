@@ -6,6 +6,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "common/str.h"
+
 volatile sig_atomic_t cli_stopped;
 
 static void on_signal(int sig)
@@ -35,6 +37,42 @@ const char *cli_text(const json_t *v, const char *key)
 {
     const char *s = json_string_value(json_object_get(v, key));
     return s ? s : "";
+}
+
+int64_t cli_int(const json_t *v, const char *key)
+{
+    return json_integer_value(json_object_get(v, key));
+}
+
+double cli_num(const json_t *v, const char *key, double otherwise)
+{
+    const json_t *n = json_object_get(v, key);
+    return json_is_number(n) ? json_number_value(n) : otherwise;
+}
+
+const char *cli_clean(char *dst, size_t size, const char *text)
+{
+    str_copy(dst, size, text);
+    for (unsigned char *p = (unsigned char *)dst; *p; p++) {
+        if (*p < 0x20 || *p == 0x7f)
+            *p = '?';
+        else if (*p == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0) /* U+0080 to U+009F: the other control characters */
+            p[0] = p[1] = '?';
+    }
+    return dst;
+}
+
+int cli_confirm(const char *question, bool yes, struct err *err)
+{
+    char line[32];
+    if (yes)
+        return 0;
+    if (!isatty(0))
+        return err_set(err, ERR_INVALID, "%s there is no terminal to ask: say --yes", question);
+    fprintf(stderr, "%s [y/N] ", question);
+    if (!fgets(line, sizeof line, stdin) || (line[0] != 'y' && line[0] != 'Y'))
+        return err_set(err, ERR_CANCEL, "nothing was changed");
+    return 0;
 }
 
 void cli_print_json(json_t *v)

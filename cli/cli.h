@@ -36,6 +36,15 @@ void cli_print_json(json_t *v);
 
 /* A text member of an answer; "" where it is not there. */
 const char *cli_text(const json_t *v, const char *key);
+int64_t cli_int(const json_t *v, const char *key);          /* 0 where it is not there */
+double cli_num(const json_t *v, const char *key, double otherwise); /* also where it is null */
+/* A copy for a terminal: control characters, which others may have put into names and reasons, become '?'. Cut to size.
+ * Returns dst. */
+const char *cli_clean(char *dst, size_t size, const char *text);
+
+/* Asks on the terminal; 0 when the answer is yes, or yes is true. ERR_CANCEL for any other answer, ERR_INVALID where there
+ * is no terminal to ask. */
+int cli_confirm(const char *question, bool yes, struct err *err);
 
 /* Runs a program found on the PATH and waits: its wait status, or -1. */
 int cli_spawn_wait(char *const *words);
@@ -46,7 +55,8 @@ struct command {
     command_fn *run;
 };
 
-command_fn up_command, run_command, submit_command, watch_command, jobs_command, jobs_cancel, delegate_plan,
-    doctor_command, delegate_bench;
+command_fn up_command, run_command, submit_command, watch_command, jobs_command, jobs_cancel, jobs_why,
+    queue_command, queue_pause, queue_resume, queue_purge, dead_command, dead_redrive, dead_retry, workers_command, workers_quiet,
+    top_command, delegate_plan, doctor_command, delegate_bench;
 
 #endif

@@ -20,6 +20,41 @@ static size_t to_file(char *data, size_t size, size_t n, void *arg)
     return fwrite(data, size, n, arg) * size;
 }
 
+/* RFC 3986: all but the unreserved characters. */
+static int escape(char *dst, size_t size, const char *text)
+{
+    size_t n = strlen(dst);
+    for (const char *p = text; *p; p++) {
+        bool plain = (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9') || strchr("-._~", *p);
+        if (str_format(dst + n, size - n, plain ? "%c" : "%%%02X", (unsigned char)*p) < 0)
+            return ERR_TOOBIG;
+        n += strlen(dst + n);
+    }
+    return 0;
+}
+
+int http_query(char *path, size_t size, const char *name, const char *value)
+{
+    size_t n = strlen(path);
+    if (!value)
+        return 0;
+    int rc = str_format(path + n, size - n, "%c%s=", strchr(path, '?') ? '&' : '?', name);
+    return rc < 0 ? rc : escape(path, size, value);
+}
+
+int http_path(char *dst, size_t size, const char *path, const char *word)
+{
+    const char *at = strstr(path, "%s");
+    int rc = str_format(dst, size, "%.*s", (int)(at - path), path);
+    if (rc == 0)
+        rc = escape(dst, size, word);
+    if (rc == 0) {
+        size_t n = strlen(dst);
+        rc = str_copy(dst + n, size - n, at + 2);
+    }
+    return rc;
+}
+
 struct call {
     CURL *curl;
     struct curl_slist *headers;
@@ -71,7 +106,7 @@ static int no_answer(const struct call *h, const struct cli *c, CURLcode e, stru
 }
 
 /* The server's own sentence, or the status. */
-static int refused(const struct call *h, long status, struct err *err)
+static int refused(const struct call *h, const struct cli *c, long status, struct err *err)
 {
     json_t *v = NULL;
     const char *detail = NULL, *title = NULL, *name = NULL;
@@ -81,7 +116,7 @@ static int refused(const struct call *h, long status, struct err *err)
         name = json_string_value(json_object_get(v, "code"));
     }
     int code = status == 404                    ? ERR_NOTFOUND
-               : status == 401                  ? ERR_AUTH
+               : status == 401 || status == 403 ? ERR_AUTH
                : status == 409                  ? ERR_CONFLICT
                : status == 413                  ? ERR_TOOBIG
                : status == 422 || status == 400 ? ERR_INVALID
@@ -89,7 +124,10 @@ static int refused(const struct call *h, long status, struct err *err)
                                                 : ERR_IO;
     if (name)
         code = err_parse(name);
-    if (detail || title)
+    if (status == 405 || (status == 404 && detail && str_starts(detail, "there is nothing at ")))
+        code = err_set(err, ERR_UNSUPPORTED, "the dispatcher at %s is older than this program and cannot do that: renew it",
+                       c->server);
+    else if (detail || title)
         err_set(err, code, "%s", detail ? detail : title);
     else
         err_set(err, code, "the dispatcher answered HTTP %ld", status);
@@ -105,7 +143,7 @@ static int perform(struct call *h, const struct cli *c, struct err *err)
     if (e != CURLE_OK)
         return no_answer(h, c, e, err);
     curl_easy_getinfo(h->curl, CURLINFO_RESPONSE_CODE, &status);
-    return status >= 400 ? refused(h, status, err) : 0;
+    return status >= 400 ? refused(h, c, status, err) : 0;
 }
 
 /* jansson's texts come from its own allocator. */

@@ -1,7 +1,8 @@
 /* http.h -- the CLI's calls to a dispatcher, over libcurl. Blocking, each with a deadline.
  *
  * An answer of 400 and above becomes an error with the server's own sentence (RFC 9457's "detail"); a server
- * that is not there becomes ERR_IO with the address and the way out.
+ * that is not there becomes ERR_IO with the address and the way out; a path that it does not know, ERR_UNSUPPORTED: it is
+ * older than this program.
  */
 #ifndef CLI_HTTP_H
 #define CLI_HTTP_H
@@ -18,6 +19,10 @@ struct http_part {
 /* JSON in (may be NULL), JSON out (owned; NULL for an empty answer). timeout_s bounds the whole call. */
 int http_json(const struct cli *c, const char *method, const char *path, const json_t *body, long timeout_s,
               json_t **ret, struct err *err);
+/* "&name=value" (or '?'), percent-encoded, onto a path. value NULL: nothing. ERR_TOOBIG. */
+int http_query(char *path, size_t size, const char *name, const char *value);
+/* path's one "%s" becomes the word, percent-encoded: a job's id or a worker's name that a person typed. ERR_TOOBIG. */
+int http_path(char *dst, size_t size, const char *path, const char *word);
 /* A multipart form. up, if given, is called with the bytes sent and their total. */
 int http_form(const struct cli *c, const char *path, const struct http_part *part, int n,
               void (*up)(void *arg, double sent, double total), void *arg, json_t **ret, struct err *err);
