@@ -3,11 +3,13 @@
  * repeating harmless. */
 #include "worker/claim.h"
 
+#include <pthread.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "common/blob.h"
 #include "common/clock.h"
+#include "common/cost.h"
 #include "common/crash.h"
 #include "common/log.h"
 #include "common/mem.h"
@@ -38,6 +40,11 @@ struct claim {
     struct queue_cmd cmd;
     struct buf reply;
     struct lease *lease; /* owned */
+    pthread_mutex_t lock; /* of the next three, which the lease thread reads */
+    char *cost[GENERATORS_MAX];       /* owned: cost model as JSON text; NULL: not planned yet */
+    char weights[GENERATORS_MAX][72]; /* digest; "": not known yet */
+    bool warm[GENERATORS_MAX];        /* has run a job: its weights are in memory */
+    bool planned;                     /* cost was tried */
     bool away;           /* Redis did not answer last time */
     bool quiet;          /* told to take nothing */
     char token[JOB_ID];  /* of the claim that was not answered yet; "" for none */
@@ -59,19 +66,56 @@ static json_t *components_of(const struct claim *c)
     return list;
 }
 
+/* Memory that a job may take here. */
+static int64_t memory_of(const struct claim *c)
+{
+    int64_t all = (int64_t)c->env.device->memory_bytes, limit = c->env.conf->max_memory_mib << 20;
+    return limit > 0 && limit < all ? limit : all;
+}
+
+static void warm_list(struct claim *c, char *dst, size_t size)
+{
+    dst[0] = 0;
+    pthread_mutex_lock(&c->lock);
+    for (size_t i = 0; generator_at(i); i++) {
+        size_t n = strlen(dst);
+        if (c->warm[i])
+            str_format(dst + n, size - n, "%s%s", n ? "," : "", generator_at(i)->name);
+    }
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* Of each generator: what its jobs cost, and which weights it has. */
+static void add_models(struct claim *c, json_t *info)
+{
+    char key[64];
+    pthread_mutex_lock(&c->lock);
+    for (size_t i = 0; generator_at(i); i++) {
+        if (c->cost[i] && str_format(key, sizeof(key), "cost:%s", generator_at(i)->name) == 0)
+            json_object_set_new(info, key, json_string(c->cost[i]));
+        if (c->weights[i][0] && str_format(key, sizeof(key), "weights:%s", generator_at(i)->name) == 0)
+            json_object_set_new(info, key, json_string(c->weights[i]));
+    }
+    pthread_mutex_unlock(&c->lock);
+}
+
 /* On the lease thread. */
 static json_t *worker_info(void *arg, bool busy)
 {
     struct claim *c = arg;
     const struct device *d = c->env.device;
-    char host[64] = "";
+    char host[64] = "", warm[128];
     gethostname(host, sizeof(host) - 1);
+    warm_list(c, warm, sizeof(warm));
     json_t *parts = components_of(c);
     char *text = parts ? json_dumps(parts, JSON_COMPACT) : NULL;
-    json_t *info = json_pack("{s:i,s:s,s:s,s:s,s:I,s:s,s:s,s:s,s:s,s:s}", "pid", (int)getpid(), "host", host,
-                             "device", d->name, "kind", d->kind, "memory_bytes", (json_int_t)d->memory_bytes,
-                             "version", version_text(), "build", version_build(), "generators", c->generators,
-                             "state", busy ? "busy" : "ready", "components", text ? text : "[]");
+    json_t *info = json_pack("{s:i,s:s,s:s,s:s,s:I,s:s,s:s,s:s,s:i,s:s,s:s,s:i,s:s,s:s}", "pid", (int)getpid(), "host",
+                             host, "device", d->name, "kind", d->kind, "memory_bytes", (json_int_t)memory_of(c),
+                             "version", version_text(), "build", version_build(), "generators", c->generators, "ver",
+                             JOB_VERSION, "labels", c->env.conf->labels, "warm", warm, "gang", 0, "state",
+                             busy ? "busy" : "ready", "components", text ? text : "[]");
+    if (info)
+        add_models(c, info);
     mem_free(text);
     json_decref(parts);
     return info;
@@ -119,9 +163,13 @@ static const char *trace_of(const struct job *job)
 
 /* The end of an attempt, said until it is heard. */
 static void settle_job(struct claim *c, const struct queue_claimed *job, int code, const char *text,
-                       const json_t *result)
+                       const json_t *result, const json_t *report)
 {
     const struct queue_limits limits = limits_of(c->env.conf);
+    const struct queue_used used = {.gflop = json_number_value(json_object_get(report, "flop")) / 1e9,
+                                    .stages = json_object_get(report, "stage_seconds"),
+                                    .weights = json_string_value(json_object_get(report, "weights_sha256")),
+                                    .unfit = code == ERR_WEIGHTS};
     int64_t began = clock_us();
     enum job_state state = JOB_RUNNING;
     struct err err = {0};
@@ -132,7 +180,7 @@ static void settle_job(struct claim *c, const struct queue_claimed *job, int cod
         CRASH_POINT(worker_settle);
         rc = send(c,
                   queue_cmd_settle(&c->cmd, &c->queue, job->job.id, job->attempt, code, text, result, &limits,
-                                   &err),
+                                   &used, &err),
                   &err);
         if (rc == 0) {
             rc = queue_read_settle(c->reply.data, c->reply.len, &state, &err);
@@ -183,14 +231,30 @@ static void on_progress(void *arg, const char *stage, int64_t step, int64_t tota
     lease_progress(c->lease, stage, step, total, eta_s);
 }
 
-static int run_pipeline(struct claim *c, const struct queue_claimed *job, json_t **ret_result,
+/* The generator is in memory now, and of which weights. */
+static void note_warm(struct claim *c, size_t generator, const json_t *report)
+{
+    const char *digest = json_string_value(json_object_get(report, "weights_sha256"));
+    pthread_mutex_lock(&c->lock);
+    c->warm[generator] = true;
+    if (digest)
+        str_copy(c->weights[generator], sizeof(c->weights[generator]), digest);
+    pthread_mutex_unlock(&c->lock);
+}
+
+static int run_pipeline(struct claim *c, const struct queue_claimed *job, json_t **ret_result, json_t **ret_report,
                         struct err *err)
 {
     struct pipeline_hooks hooks = {.arg = c, .cancel = lease_cancel(c->lease), .progress = on_progress};
-    for (size_t i = 0; generator_at(i); i++)
-        if (strcmp(generator_at(i)->name, job->job.generator) == 0)
-            return pipeline_run(generator_at(i), c->states[i], &c->env, c->worker, &job->job, job->attempt,
-                                &hooks, ret_result, err);
+    for (size_t i = 0; generator_at(i); i++) {
+        if (strcmp(generator_at(i)->name, job->job.generator) != 0)
+            continue;
+        int rc = pipeline_run(generator_at(i), c->states[i], &c->env, c->worker, &job->job, job->attempt, &hooks,
+                              ret_result, ret_report, err);
+        if (rc == 0)
+            note_warm(c, i, *ret_report);
+        return rc;
+    }
     return err_set(err, ERR_UNSUPPORTED, "generator: this worker has no '%s'", job->job.generator);
 }
 
@@ -198,40 +262,46 @@ static int run_pipeline(struct claim *c, const struct queue_claimed *job, json_t
 static int run_job(struct claim *c, const struct queue_claimed *job)
 {
     struct err err = {0};
-    json_t *result = NULL;
+    json_t *result = NULL, *report = NULL;
     int64_t began = clock_us();
     LOG(INFO, "job claimed", log_str("job", job->job.id), log_int("attempt", job->attempt),
         log_int("fails", job->fails), log_int("deaths", job->deaths), log_str("trace", trace_of(&job->job)));
     CRASH_POINT(worker_claimed);
     lease_hold(c->lease, job->job.id, job->attempt);
     CRASH_POINT(worker_held);
-    int rc = run_pipeline(c, job, &result, &err);
+    int rc = run_pipeline(c, job, &result, &report, &err);
     CRASH_POINT_IF(rc == 0, worker_computed);
     enum lease_why why = lease_drop(c->lease);
     LOG(DEBUG, "job computed", log_str("job", job->job.id), log_code(rc),
         log_num("seconds", (double)(clock_us() - began) / 1e6));
     if (rc == 0 || why == LEASE_GO_ON || (why == LEASE_ASKED && rc == ERR_CANCEL))
-        settle_job(c, job, rc, err.text, result); /* a whole result of a lost attempt is kept as late */
+        settle_job(c, job, rc, err.text, result, report); /* a whole result of a lost attempt is kept as late */
     else if (why == LEASE_DRAIN && rc == ERR_CANCEL)
         release_job(c, job);
     else if (why != LEASE_LOST)
-        settle_job(c, job, rc, err.text, NULL);
+        settle_job(c, job, rc, err.text, NULL, NULL);
     else
         LOG(WARN, "job lost to another attempt", log_str("job", job->job.id),
             log_int("attempt", job->attempt));
     json_decref(result);
+    json_decref(report);
     return rc == ERR_DEVICE ? rc : 0;
 }
 
 /* Claims and runs. *ret_idle: there was nothing. */
 static int claim_one(struct claim *c, bool *ret_idle, struct err *err)
 {
+    char warm[128];
     struct queue_offer offer = {.worker = c->worker,
                                 .generators = c->generators,
-                                .bytes = (int64_t)c->env.device->memory_bytes,
+                                .bytes = memory_of(c),
                                 .lease_ms = c->env.conf->lease_s * 1000,
-                                .token = c->token};
+                                .token = c->token,
+                                .labels = c->env.conf->labels,
+                                .warm = warm,
+                                .device = c->env.device->name};
     struct queue_claimed job = {0};
+    warm_list(c, warm, sizeof(warm));
     if (!c->token[0] && job_make_id(c->token) < 0)
         c->token[0] = 0;
     CRASH_POINT(worker_claim);
@@ -248,6 +318,30 @@ static int claim_one(struct claim *c, bool *ret_idle, struct err *err)
     rc = run_job(c, &job);
     job_done(&job.job);
     return rc;
+}
+
+/* Plans a few sizes, so that the queue can tell what jobs will cost: once, when there is nothing better to do. */
+static void plan_costs(struct claim *c)
+{
+    c->planned = true;
+    for (size_t i = 0; generator_at(i); i++) {
+        struct cost_model model;
+        struct err err = {0};
+        int64_t began = clock_us();
+        int rc = generator_at(i)->cost(c->states[i], &model, &err);
+        json_t *v = rc == 0 ? cost_json(&model) : NULL;
+        char *text = v ? json_dumps(v, JSON_COMPACT) : NULL;
+        json_decref(v);
+        pthread_mutex_lock(&c->lock);
+        c->cost[i] = text;
+        pthread_mutex_unlock(&c->lock);
+        if (rc == 0)
+            LOG(DEBUG, "cost of jobs planned", log_str("generator", generator_at(i)->name),
+                log_num("seconds", (double)(clock_us() - began) / 1e6));
+        else
+            LOG(WARN, "what jobs will cost cannot be planned", log_str("generator", generator_at(i)->name),
+                log_str("why", err.text));
+    }
 }
 
 static int wait_for_work(struct claim *c)
@@ -276,6 +370,8 @@ static int serve(struct claim *c, struct err *err)
             clock_sleep_us(QUIET_MS * CLOCK_MS);
         else if (rc < 0 || idle)
             wait_for_work(c);
+        if (rc == 0 && idle && !c->planned)
+            plan_costs(c);
     }
     return 0;
 }
@@ -357,6 +453,7 @@ int claim_serve(const struct conf *conf, struct device *device, struct err *err)
         return err_set(err, ERR_NOMEM, "no memory for the worker");
     c->env = (struct generator_env){.conf = conf, .device = device};
     buf_init(&c->reply, REPLY_MAX);
+    pthread_mutex_init(&c->lock, NULL);
     int rc = start(c, err);
     if (rc == 0) {
         LOG(INFO, "ready", log_str("worker", c->worker), log_str("queue", c->queue.name),
@@ -366,9 +463,12 @@ int claim_serve(const struct conf *conf, struct device *device, struct err *err)
         rc = serve(c, err);
     }
     lease_end(c->lease);
-    for (size_t i = 0; generator_at(i); i++)
+    for (size_t i = 0; generator_at(i); i++) {
         if (c->states[i])
             generator_at(i)->close(c->states[i]);
+        mem_free(c->cost[i]);
+    }
+    pthread_mutex_destroy(&c->lock);
     queue_cmd_done(&c->cmd);
     buf_done(&c->reply);
     redis_sync_close(c->redis);

@@ -14,6 +14,7 @@
 #include "common/conf.h"
 #include "common/err.h"
 
+struct cost_model;
 struct device;
 struct pipeline;
 
@@ -30,6 +31,8 @@ struct generator {
      * thread. */
     int (*component)(const void *state, int i, const char **ret_name, const char **ret_status,
                      double *ret_seconds, const char **ret_error);
+    /* What jobs will cost here, from plans at a few sizes (some hundred milliseconds). Between jobs, on the thread of run. */
+    int (*cost)(void *state, struct cost_model *ret, struct err *err);
     /* The job of p, from its inputs to frames and sound handed to pipeline_video_*. */
     int (*run)(void *state, struct pipeline *p, struct err *err);
 };

@@ -92,7 +92,7 @@ static void hear(struct lease *l, const struct held *h)
 static void renew(struct lease *l, const struct held *h)
 {
     const struct conf *c = l->o.conf;
-    if (send(l, queue_cmd_renew(&l->cmd, l->o.queue, h->id, h->attempt, c->lease_s * 1000, NULL)) == 0)
+    if (send(l, queue_cmd_renew(&l->cmd, l->o.queue, h->id, h->attempt, 0, c->lease_s * 1000, NULL)) == 0)
         hear(l, h);
     CRASH_POINT(worker_renewed);
 }

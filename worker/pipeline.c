@@ -341,7 +341,7 @@ static void remove_files(const struct pipeline *p)
 
 int pipeline_run(const struct generator *g, void *state, const struct generator_env *env, const char *worker,
                  const struct job *job, int64_t attempt, const struct pipeline_hooks *hooks,
-                 json_t **ret_result, struct err *err)
+                 json_t **ret_result, json_t **ret_report, struct err *err)
 {
     struct pipeline *p = mem_zalloc(sizeof(*p));
     if (!p)
@@ -361,6 +361,8 @@ int pipeline_run(const struct generator *g, void *state, const struct generator_
     if (rc < 0)
         remove_files(p);
     image_done(&p->first);
+    if (rc == 0)
+        *ret_report = json_incref(p->report);
     json_decref(p->report);
     json_decref(p->warnings);
     json_decref(p->seconds);
