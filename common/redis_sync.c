@@ -1,5 +1,5 @@
-/* redis_sync.c -- see the header. `attempt_command` sends one command on an open connection; `command` opens,
- * selects, authenticates and tries a second time when the server had closed a connection that we kept. */
+/* redis_sync.c -- see the header. `attempt` sends one command on an open connection; `command` opens, and sends again where
+ * a reply said that another server has the queue, or that the server will have time later. */
 #include "common/redis_sync.h"
 
 #include <errno.h>
@@ -10,18 +10,26 @@
 
 #include "common/clock.h"
 #include "common/mem.h"
+#include "common/redis_find.h"
 #include "common/redis_url.h"
 #include "common/str.h"
 
 #define CONNECT_MS 2000
 #define SETUP_MS 5000
+#define PAUSE_US (50 * CLOCK_MS)
+#define HOPS_MAX 5 /* redirections in a row without a pause */
 #define INFO_MAX (256 * 1024)
 #define WORDS_MAX 16
 
 struct redis_sync {
     struct redis_url url;
-    char name[300];
-    redisContext *ctx; /* owned; NULL: not connected */
+    struct redis_route route;
+    struct redis_place place; /* of ctx, or of the last one */
+    char name[300];           /* the address as a whole */
+    char at[300];             /* the server of place */
+    char key[64];             /* redis_sync_key; "": none */
+    redisContext *ctx;        /* owned; NULL: not connected */
+    struct redis_tls *tls;    /* owned, with ctx */
 };
 
 int redis_sync_open(struct redis_sync **ret, const char *url, struct err *err)
@@ -31,11 +39,14 @@ int redis_sync_open(struct redis_sync **ret, const char *url, struct err *err)
     if (!r)
         return err_set(err, ERR_NOMEM, "no memory for a Redis connection");
     int rc = redis_url_parse(url, &r->url, err);
+    if (rc == 0)
+        rc = redis_tls_check(&r->url, err);
     if (rc < 0) {
         mem_free(r);
         return rc;
     }
     redis_url_show(&r->url, r->name, sizeof(r->name));
+    str_copy(r->at, sizeof(r->at), r->name);
     /* hiredis writes without MSG_NOSIGNAL: a server that went away must be an error, not the end of the
      * process */
     if (sigaction(SIGPIPE, NULL, &pipe) == 0 && pipe.sa_handler == SIG_DFL)
@@ -48,7 +59,9 @@ static void disconnect(struct redis_sync *r)
 {
     if (r->ctx)
         redisFree(r->ctx);
+    redis_tls_close(r->tls);
     r->ctx = NULL;
+    r->tls = NULL;
 }
 
 void redis_sync_close(struct redis_sync *r)
@@ -64,6 +77,16 @@ const char *redis_sync_name(const struct redis_sync *r)
     return r->name;
 }
 
+void redis_sync_key(struct redis_sync *r, const char *key)
+{
+    str_copy(r->key, sizeof(r->key), key);
+}
+
+const char *redis_sync_warning(const struct redis_sync *r)
+{
+    return redis_url_warning(&r->url);
+}
+
 static struct timeval timeval_of(int64_t ms)
 {
     if (ms < 1)
@@ -73,10 +96,10 @@ static struct timeval timeval_of(int64_t ms)
 
 /* The reply, or NULL with *ret_closed telling that the other side had closed the connection. An error reply
  * is a reply. */
-static redisReply *attempt_command(struct redis_sync *r, int argc, const char *const *argv,
-                                   const size_t *argv_len, int64_t timeout_ms, bool *ret_closed,
-                                   struct err *err)
+static redisReply *attempt(struct redis_sync *r, int argc, const char *const *argv, const size_t *argv_len,
+                           int64_t timeout_ms, bool *ret_closed, struct err *err)
 {
+    char why[256];
     redisSetTimeout(r->ctx, timeval_of(timeout_ms));
     redisReply *reply = redisCommandArgv(r->ctx, argc, (const char **)(uintptr_t)argv, argv_len);
     *ret_closed = false;
@@ -85,84 +108,160 @@ static redisReply *attempt_command(struct redis_sync *r, int argc, const char *c
     int e = errno;
     *ret_closed =
         r->ctx->err == REDIS_ERR_EOF || (r->ctx->err == REDIS_ERR_IO && (e == EPIPE || e == ECONNRESET));
-    if (r->ctx->err == REDIS_ERR_IO && e == EAGAIN)
-        err_set(err, ERR_REDIS, "Redis at %s did not answer within %.1f s", r->name,
-                (double)timeout_ms / 1000);
-    else if (!*ret_closed)
-        err_set(err, ERR_REDIS, "Redis at %s: %s", r->name, r->ctx->errstr);
+    if (r->tls && redis_tls_why(r->tls, why, sizeof(why)))
+        err_set(err, ERR_REDIS, "Redis at %s: %s", r->at, why);
+    else if (r->ctx->err == REDIS_ERR_IO && e == EAGAIN)
+        err_set(err, ERR_REDIS, "Redis at %s did not answer within %.1f s", r->at, (double)timeout_ms / 1000);
+    else
+        err_set(err, ERR_REDIS, "Redis at %s %s%s", r->at, *ret_closed ? "closed the connection" : "fails: ",
+                *ret_closed ? "" : r->ctx->errstr);
     disconnect(r);
     return NULL;
 }
 
-/* One of the words that open a connection (AUTH, SELECT). */
-static int greet(struct redis_sync *r, int argc, const char *const *argv, struct err *err)
+/* ---- connecting ---- */
+
+/* Of a server that a sentinel named: is it the master? A user who may not ask is believed. */
+static int check_role(struct redis_sync *r, int64_t until_us, struct err *err)
 {
-    size_t len[3];
-    bool closed;
-    for (int i = 0; i < argc; i++)
-        len[i] = strlen(argv[i]);
-    redisReply *reply = attempt_command(r, argc, argv, len, CONNECT_MS, &closed, err);
+    struct err refused = {0};
+    redisReply *reply = redis_find_ask(r->ctx, until_us, 1, (const char *const[]){"ROLE"}, &refused);
+    int rc = 0;
     if (!reply)
-        return err_set(err, ERR_REDIS, "Redis at %s closed the connection", r->name);
-    int rc = reply->type == REDIS_REPLY_ERROR ? queue_error(reply->str, reply->len, err) : 0;
+        return r->ctx->err ? redis_find_why(r->ctx, r->tls, &refused, err) : 0;
+    if (reply->type == REDIS_REPLY_ARRAY && reply->elements && reply->element[0]->type == REDIS_REPLY_STRING &&
+        strcmp(reply->element[0]->str, "master") != 0)
+        rc = err_set(err, ERR_REDIS, "a sentinel names it as the master, but it is a %s; a failover may be under way",
+                     reply->element[0]->str);
     freeReplyObject(reply);
     return rc;
 }
 
-static int connect_now(struct redis_sync *r, struct err *err)
+/* Of a cluster: does this node have the queue? *ret_go: no, but route knows who. */
+static int check_owner(struct redis_sync *r, int64_t until_us, bool *ret_go, struct err *err)
 {
-    const struct redis_url *u = &r->url;
-    char db[16];
-    int rc = 0;
-    r->ctx = u->path[0] ? redisConnectUnixWithTimeout(u->path, timeval_of(CONNECT_MS))
-                        : redisConnectWithTimeout(u->hosts[0].name, u->hosts[0].port, timeval_of(CONNECT_MS));
-    if (!r->ctx)
-        return err_set(err, ERR_NOMEM, "no memory for a Redis connection");
-    if (r->ctx->err) {
-        rc = err_set(err, ERR_REDIS, "Redis at %s is not reachable: %s", r->name, r->ctx->errstr);
-        disconnect(r);
-        return rc;
+    struct err why = {0};
+    redisSetTimeout(r->ctx, timeval_of((until_us - clock_us()) / CLOCK_MS));
+    redisReply *reply = redisCommand(r->ctx, "EXISTS %s", r->key);
+    if (!reply) {
+        err_set(&why, ERR_REDIS, "%s", r->ctx->errstr);
+        return redis_find_why(r->ctx, r->tls, &why, err);
     }
-    if (!u->path[0])
-        redisEnableKeepAlive(r->ctx);
-    if (u->password[0] && u->user[0])
-        rc = greet(r, 3, (const char *const[]){"AUTH", u->user, u->password}, err);
-    else if (u->password[0])
-        rc = greet(r, 2, (const char *const[]){"AUTH", u->password}, err);
-    str_format(db, sizeof(db), "%d", u->db);
-    if (rc == 0 && u->db)
-        rc = greet(r, 2, (const char *const[]){"SELECT", db}, err);
+    if (reply->type == REDIS_REPLY_ERROR)
+        *ret_go = redis_find_turn(reply->str, reply->len, &r->place, &r->route) == REDIS_TURN_GO;
+    freeReplyObject(reply);
+    return 0;
+}
+
+static int greet(struct redis_sync *r, int64_t until_us, bool *ret_go, struct err *err)
+{
+    char db[16];
+    struct err why = {0};
+    str_format(db, sizeof(db), "%d", r->url.db);
+    if (r->url.db) {
+        redisReply *reply = redis_find_ask(r->ctx, until_us, 2, (const char *const[]){"SELECT", db}, &why);
+        if (!reply)
+            return redis_find_why(r->ctx, r->tls, &why, err);
+        freeReplyObject(reply);
+    }
+    int rc = r->place.must_be_master ? check_role(r, until_us, err) : 0;
+    return rc == 0 && r->key[0] ? check_owner(r, until_us, ret_go, err) : rc;
+}
+
+static int connect_once(struct redis_sync *r, int64_t until_us, bool *ret_go, struct err *err)
+{
+    *ret_go = false;
+    int rc = redis_find(&r->url, &r->route, false, until_us, &r->place, err);
     if (rc < 0)
+        return rc;
+    redis_find_show(&r->place, r->at, sizeof(r->at));
+    rc = redis_find_open(&r->url, &r->place, r->url.user, r->url.password, until_us, &r->ctx, &r->tls, err);
+    if (rc == 0)
+        rc = greet(r, until_us, ret_go, err);
+    if (rc < 0 || *ret_go)
         disconnect(r);
+    if (rc < 0)
+        redis_find_lost(&r->route);
     return rc;
 }
 
-/* *ret is a reply that is no error; freed by the caller. */
-static int command(struct redis_sync *r, int argc, const char *const *argv, const size_t *argv_len,
-                   int64_t timeout_ms, redisReply **ret, struct err *err)
+/* All hosts and redirections, within one deadline. */
+static int connect_now(struct redis_sync *r, struct err *err)
 {
-    redisReply *reply = NULL;
-    for (int try = 0; !reply && try < 2; try++) {
-        bool fresh = !r->ctx, closed;
-        int rc = fresh ? connect_now(r, err) : 0;
-        if (rc < 0)
-            return rc;
-        reply = attempt_command(r, argc, argv, argv_len, timeout_ms, &closed, err);
-        if (!reply && (fresh || !closed))
-            return err_set(err, ERR_REDIS, "Redis at %s closed the connection", r->name);
+    int64_t until_us = clock_us() + CONNECT_MS * CLOCK_MS;
+    struct err why = {0};
+    for (int i = 0;; i++) {
+        bool go, more = r->url.n_hosts > 1 || r->url.master[0] || r->route.moved;
+        int64_t left = until_us - clock_us();
+        err_clear(&why);
+        int rc = connect_once(r, more && left > 2 * PAUSE_US ? until_us - left / 2 : until_us, &go, &why);
+        if (rc == 0 && !go)
+            return 0;
+        if (rc == ERR_AUTH)
+            return err_set(err, ERR_REDIS, "%s", why.text);
+        more |= go;
+        if (!more || clock_us() + PAUSE_US > until_us) {
+            if (rc == 0)
+                return err_set(err, ERR_REDIS, "Redis at %s: the nodes of the cluster do not agree who has the queue", r->at);
+            return err_set(err, rc, "Redis at %s is not reachable: %s", r->at, why.text);
+        }
+        if (rc < 0 || i >= HOPS_MAX)
+            clock_sleep_us(PAUSE_US);
     }
-    if (!reply)
-        return err_set(err, ERR_REDIS, "Redis at %s closed the connection", r->name);
-    if (reply->type == REDIS_REPLY_ERROR) {
-        int rc = queue_error(reply->str, reply->len, err);
-        bool hopeless = strncmp(reply->str, "NOAUTH", 6) == 0 || strncmp(reply->str, "READONLY", 8) == 0;
+}
+
+/* ---- commands ---- */
+
+/* One command, sent again after a connection that the server had closed while it was idle. */
+static redisReply *send_once(struct redis_sync *r, int argc, const char *const *argv, const size_t *argv_len,
+                             int64_t timeout_ms, struct err *err)
+{
+    struct err lost = {0};
+    for (int try = 0; try < 2; try++) {
+        bool fresh = !r->ctx, closed = false;
+        if (fresh && connect_now(r, err) < 0)
+            return NULL;
+        err_clear(&lost);
+        redisReply *reply = attempt(r, argc, argv, argv_len, timeout_ms, &closed, &lost);
+        if (reply)
+            return reply;
+        redis_find_lost(&r->route);
+        if (fresh || !closed)
+            break;
+    }
+    err_set(err, ERR_REDIS, "%s", lost.text);
+    return NULL;
+}
+
+/* *ret is a reply that is no error; freed by the caller. patient: a command that was not executed is sent again until the
+ * timeout is over; else *ret is NULL then. */
+static int command(struct redis_sync *r, int argc, const char *const *argv, const size_t *argv_len,
+                   int64_t timeout_ms, bool patient, redisReply **ret, struct err *err)
+{
+    int64_t until_us = clock_us() + timeout_ms * CLOCK_MS;
+    struct err why = {0};
+    for (int hops = 0;; hops++) {
+        redisReply *reply = send_once(r, argc, argv, argv_len, timeout_ms, &why);
+        if (!reply)
+            return err_set(err, why.code ? why.code : ERR_REDIS, "%s", why.text);
+        *ret = reply;
+        if (reply->type != REDIS_REPLY_ERROR)
+            return 0;
+        enum redis_turn turn = redis_find_turn(reply->str, reply->len, &r->place, &r->route);
+        int rc = redis_find_error(reply->str, reply->len, &why);
+        if (turn == REDIS_TURN_GO || strncmp(reply->str, "NOAUTH", 6) == 0)
+            disconnect(r); /* another server, or other rights, may be there at the next connection */
+        bool pause = turn == REDIS_TURN_PAUSE || !r->route.moved || hops >= HOPS_MAX;
         freeReplyObject(reply);
-        if (hopeless) /* another server, or other rights, may be there at the next connection */
-            disconnect(r);
-        return rc;
+        *ret = NULL;
+        if (turn == REDIS_TURN_NONE || (patient && pause && clock_us() + PAUSE_US >= until_us))
+            return err_set(err, rc, "%s", why.text);
+        if (pause)
+            clock_sleep_us(PAUSE_US);
+        if (!patient)
+            return 0;
+        err_clear(&why);
     }
-    *ret = reply;
-    return 0;
 }
 
 static int add_reply(struct buf *b, const redisReply *reply)
@@ -190,7 +289,7 @@ static int call_words(struct redis_sync *r, int argc, const char *const *argv, c
                       int64_t timeout_ms, struct buf *reply, struct err *err)
 {
     redisReply *got = NULL;
-    int rc = command(r, argc, argv, argv_len, timeout_ms, &got, err);
+    int rc = command(r, argc, argv, argv_len, timeout_ms, true, &got, err);
     if (rc < 0)
         return rc;
     buf_clear(reply);
@@ -261,10 +360,10 @@ int redis_sync_wait(struct redis_sync *r, const struct queue_cmd *cmd, int64_t b
                     struct err *err)
 {
     redisReply *got = NULL;
-    int rc = command(r, cmd->argc, cmd->argv, cmd->argv_len, block_ms + 2000, &got, err);
+    int rc = command(r, cmd->argc, cmd->argv, cmd->argv_len, block_ms + 2000, false, &got, err);
     if (rc < 0)
         return rc;
-    *ret_woken = got->type != REDIS_REPLY_NIL;
+    *ret_woken = got && got->type != REDIS_REPLY_NIL;
     freeReplyObject(got);
     return 0;
 }
@@ -289,10 +388,10 @@ int redis_sync_events(struct redis_sync *r, const struct queue_cmd *cmd, int64_t
                       redis_sync_event_fn *fn, void *arg, char last_id[64], struct err *err)
 {
     redisReply *got = NULL;
-    int rc = command(r, cmd->argc, cmd->argv, cmd->argv_len, block_ms + 2000, &got, err);
+    int rc = command(r, cmd->argc, cmd->argv, cmd->argv_len, block_ms + 2000, false, &got, err);
     if (rc < 0)
         return rc;
-    const redisReply *list = got->type == REDIS_REPLY_ARRAY ? got : NULL;
+    const redisReply *list = got && got->type == REDIS_REPLY_ARRAY ? got : NULL;
     if (list && strcmp(cmd->argv[0], "XREAD") == 0)
         list = list->elements && list->element[0]->elements == 2 ? list->element[0]->element[1] : NULL;
     rc = list ? each_event(list, fn, arg, last_id) : 0;

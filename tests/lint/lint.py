@@ -42,7 +42,7 @@ MAY = {  # folder: folders it may include
 DOORS = {  # start of a system include: where it may stand (regular expressions)
     "jansson": r"common/json\.h",
     "msgpack": r"common/pack\.c",
-    "hiredis": r"dispatcher/redis_async\.c|common/redis_sync\.c",
+    "hiredis": r"dispatcher/redis_(async|link)\.c|common/redis_(sync|find)\.c",
     "uv.h": r"dispatcher/.*|cli/.*",
     "microhttpd": r"dispatcher/.*",
     "libav": r"worker/media/.*",
@@ -58,8 +58,8 @@ DOORS = {  # start of a system include: where it may stand (regular expressions)
     "nccl": r"kernels/(cuda|comm)/.*",
     "pcre2": r"worker/model/.*tok.*",
     "utf8proc": r"worker/model/.*tok.*",
-    "curl": r"dispatcher/webhook\.c|worker/fetch\.c|cli/.*",
-    "openssl": r"common/sha256\.c",
+    "curl": r"dispatcher/(webhook_guard\.c|webhook_send\.[ch]|curl_loop\.[ch])|worker/fetch\.c|cli/.*",
+    "openssl": r"common/(redis_tls|sha256)\.c",
     "dlfcn": r"kernels/device\.c",
 }
 
