@@ -77,7 +77,7 @@ int cli_confirm(const char *question, bool yes, struct err *err)
 
 void cli_print_json(json_t *v)
 {
-    json_dumpf(v, stdout, JSON_COMPACT | JSON_ENCODE_ANY);
+    json_dumpf(v, stdout, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(15));
     fputc('\n', stdout);
     fflush(stdout);
     json_decref(v);

@@ -73,7 +73,7 @@ static double number_of(const json_t *o, const char *member)
     X("jobs_submitted_total", "counter", "n_submitted", 1, "Jobs accepted.")                                         \
     X("jobs_refused_total", "counter", "n_refused", 1, "Submits refused: a limit of the queue or of a tenant.")      \
     X("jobs_cached_total", "counter", "n_cached", 1, "Submits answered by an earlier job.")                          \
-    X("jobs_retried_total", "counter", "n_retried", 1, "Attempts that failed and were queued again.")                \
+    X("jobs_retried_total", "counter", "n_retried", 1, "Jobs queued again after a failure, by time or hand.")               \
     X("jobs_released_total", "counter", "n_released", 1, "Attempts given back by stopping workers.")                 \
     X("jobs_unfit_total", "counter", "n_unfit", 1, "Attempts given back by workers that cannot run the generator.")  \
     X("lease_expired_total", "counter", "n_expired", 1, "Attempts whose worker fell silent.")                        \

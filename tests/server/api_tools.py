@@ -123,23 +123,34 @@ class Worker:
     def call(self, function, **args):
         return unpack_at(self.redis("FCALL", "troupe_" + function, 1, self.base, pack(args)))[0]
 
-    def hello(self):
+    def hello(self, **more):
         info = {"pid": 1, "host": "here", "device": "cpu", "generators": "avatar",
-                "components": '[{"name": "dit", "status": "ready"}]'}
+                "components": '[{"name": "dit", "status": "ready"}]', **more}
         return self.call("hello", worker=self.name, ttl=60000, info=info)
 
-    def claim(self):
-        got = self.call("claim", worker=self.name, gens="avatar", bytes=0, ver=1, lease=60000)
-        if not got.get("got"):
-            return None
-        return self.redis("ZRANGE", self.base + ":lease", -1, -1)[0].decode(), got["attempt"]
+    def _claim(self, more):
+        offer = dict(worker=self.name, gens="avatar", bytes=0, ver=1, lease=60000, token="", labels="", warm="avatar", host="",
+                     device="cpu")
+        raw = self.redis("FCALL", "troupe_claim", 1, self.base, pack({**offer, **more}))
+        got, at = unpack_at(raw)
+        return got, unpack_at(raw, at)[0]["id"] if got.get("got") else None
+
+    def offer(self, **more):
+        """What the queue answers to a claim."""
+        return self._claim(more)[0]
+
+    def claim(self, **more):
+        """(job, attempt), or None."""
+        got, job = self._claim(more)
+        return (job, got["attempt"]) if got.get("got") else None
 
     def progress(self, job, attempt, stage, step, total, eta):
         return self.call("progress", id=job, attempt=attempt, stage=stage, step=step, total=total, eta=eta)
 
-    def settle(self, job, attempt, result=None, code=None, error="", verdict="fail"):
+    def settle(self, job, attempt, result=None, code=None, error="", verdict="fail", stages=None):
         return self.call("settle", id=job, attempt=attempt, verdict="ok" if code is None else verdict, code=code or "",
-                         error=error, result=json.dumps(result or {}) if code is None else "", max_fails=3, backoff=100)
+                         error=error, result=json.dumps(result or {}) if code is None else "", max_fails=3, backoff=100,
+                         gflop=0.0, stages=stages or {}, weights="", unfit=False)
 
 
 # ---- the programs ----

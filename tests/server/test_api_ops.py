@@ -26,7 +26,7 @@ def test_ping_and_workers(shared):
     assert one["name"] == "test-1" and one["device"] == "cpu" and one["pid"] == 1 and one["seen_at"].endswith("Z")
     assert one["components"] == [{"name": "dit", "status": "ready"}]
     assert shared.client("POST", "/v1/workers/test-1/quiet").status == 200
-    assert shared.worker.call("claim", worker="test-1", gens="avatar", bytes=0, ver=1, lease=60000)["quiet"] is True
+    assert shared.worker.offer()["quiet"] is True
     assert shared.client("POST", "/v1/workers/test-1/quiet?off=1").status == 200
     assert shared.client("POST", "/v1/workers/nobody/quiet").status == 404
 
