@@ -213,8 +213,8 @@ static int check_host(const struct webhook_guard *g, const char *host, bool *ret
         return err_set(err, ERR_INVALID, "the URL's host is longer than %d characters, or missing", HOST_MAX - 1);
     if (v6 ? bare[n - 1] == ']' : bare[n - 1] == '.')
         bare[--n] = 0;
-    if (strchr(bare, '%'))
-        return err_set(err, ERR_INVALID, "an address with a zone is not allowed");
+    if (n == 0 || strchr(bare, '%'))
+        return err_set(err, ERR_INVALID, "%s is no host", host);
     *ret_named = named(g, bare);
     if (*ret_named)
         return 0;
@@ -227,29 +227,26 @@ static int check_host(const struct webhook_guard *g, const char *host, bool *ret
 
 int webhook_guard_url(const struct webhook_guard *g, const char *url, bool *ret_named, struct err *err)
 {
-    char *scheme = NULL, *host = NULL, *user = NULL, *password = NULL;
+    char *host = NULL, *user = NULL, *password = NULL;
     bool found = false;
     int rc = 0;
+    if (strncasecmp(url, "http://", 7) != 0 && strncasecmp(url, "https://", 8) != 0) /* libcurl takes "http:/x" too */
+        return err_set(err, ERR_INVALID, "an http:// or https:// URL is expected");
     CURLU *u = curl_url();
     if (!u)
         return err_set(err, ERR_NOMEM, "out of memory");
-    CURLUcode e = curl_url_set(u, CURLUPART_URL, url, CURLU_NON_SUPPORT_SCHEME);
-    if (e == CURLUE_OK)
-        e = curl_url_get(u, CURLUPART_SCHEME, &scheme, 0);
+    CURLUcode e = curl_url_set(u, CURLUPART_URL, url, 0);
     if (e == CURLUE_OK)
         e = curl_url_get(u, CURLUPART_HOST, &host, 0);
     if (e == CURLUE_OUT_OF_MEMORY)
         rc = err_set(err, ERR_NOMEM, "out of memory");
     else if (e != CURLUE_OK)
         rc = err_set(err, ERR_INVALID, "not a URL that can be called (%s)", curl_url_strerror(e));
-    else if (strcasecmp(scheme, "http") != 0 && strcasecmp(scheme, "https") != 0)
-        rc = err_set(err, ERR_INVALID, "an http:// or https:// URL is expected");
     else if (curl_url_get(u, CURLUPART_USER, &user, 0) == CURLUE_OK ||
              curl_url_get(u, CURLUPART_PASSWORD, &password, 0) == CURLUE_OK)
         rc = err_set(err, ERR_INVALID, "a URL with a user or a password is not allowed");
     else
         rc = check_host(g, host, &found, err);
-    curl_free(scheme);
     curl_free(host);
     curl_free(user);
     curl_free(password);
