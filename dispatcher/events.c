@@ -30,6 +30,8 @@ struct events {
     struct events_watch *cursor; /* the next to be told; unwatch moves it */
     unsigned n_watches;
     uint64_t moves;
+    events_fn listener; /* NULL: none */
+    void *listener_arg;
 };
 
 struct replay {
@@ -146,6 +148,8 @@ static void take_entry(struct events *ev, const struct redisReply *entry)
     if (strcmp(e.what, "progress") != 0)
         ev->moves++;
     tell(ev, bucket_of(e.id), id, &e);
+    if (ev->listener)
+        ev->listener(ev->listener_arg, id, &e);
 }
 
 static void read_next(struct events *ev);
@@ -221,6 +225,14 @@ void events_resync(struct events *ev)
         if (ev->bucket[i])
             tell(ev, i, NULL, NULL);
     }
+    if (ev && ev->listener)
+        ev->listener(ev->listener_arg, NULL, NULL);
+}
+
+void events_listen(struct events *ev, events_fn fn, void *arg)
+{
+    ev->listener = fn;
+    ev->listener_arg = arg;
 }
 
 static void on_down(void *arg, const struct err *why)

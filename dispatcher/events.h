@@ -36,6 +36,9 @@ void events_free(struct events *ev);
 void events_watch(struct events *ev, struct events_watch *w, const char *job);
 void events_unwatch(struct events *ev, struct events_watch *w);
 
+/* The one who hears of every event, whatever its job; e NULL as for watchers. fn NULL: nobody any more. */
+void events_listen(struct events *ev, events_fn fn, void *arg);
+
 /* Tells every watcher "look again" (e NULL): Redis is back, or the dispatcher stops. NULL is fine. */
 void events_resync(struct events *ev);
 
