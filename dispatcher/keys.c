@@ -197,18 +197,17 @@ static int key_of(const json_t *o, const struct keys_tenant *t, struct keys_key 
 }
 
 /* Room for one more of size bytes each; the array grows by doubling. */
-static void *room(void *list, size_t n, size_t size, struct err *err)
+static int room(void **list, size_t n, size_t size, struct err *err)
 {
-    if (n >= KEYS_MAX) {
-        err_set(err, ERR_TOOBIG, "at most %d are allowed in one file", KEYS_MAX);
-        return NULL;
-    }
+    if (n >= KEYS_MAX)
+        return err_set(err, ERR_TOOBIG, "at most %d are allowed in one file", KEYS_MAX);
     if (n && (n & (n - 1)))
-        return list;
-    void *more = mem_realloc(list, (n ? n * 2 : 1) * size);
+        return 0;
+    void *more = mem_realloc(*list, (n ? n * 2 : 1) * size);
     if (!more)
-        err_set(err, ERR_NOMEM, "out of memory");
-    return more;
+        return err_set(err, ERR_NOMEM, "out of memory");
+    *list = more;
+    return 0;
 }
 
 static int key_add(struct keys *k, const struct keys_key *key, struct err *err)
@@ -219,10 +218,11 @@ static int key_add(struct keys *k, const struct keys_key *key, struct err *err)
         if (memcmp(k->key[i].hash, key->hash, sizeof key->hash) == 0)
             return err_set(err, ERR_INVALID, "sha256: the keys %s and %s are the same", k->key[i].id, key->id);
     }
-    struct keys_key *more = room(k->key, k->n_keys, sizeof *more, err);
-    if (!more)
-        return err->code;
-    k->key = more;
+    void *list = k->key;
+    int rc = room(&list, k->n_keys, sizeof *key, err);
+    k->key = list;
+    if (rc < 0)
+        return rc;
     k->key[k->n_keys++] = *key;
     return 0;
 }
@@ -254,10 +254,11 @@ static int tenant_of(const char *name, const json_t *o, struct keys *k, struct e
     if (rc < 0 || (rc = limits_of(o, &t, err)) < 0 || (rc = secrets_of(o, &t, err)) < 0 ||
         (rc = keys_of(o, k, &t, err)) < 0)
         return rc;
-    struct keys_tenant *more = room(k->tenant, k->n_tenants, sizeof *more, err);
-    if (!more)
-        return err->code;
-    k->tenant = more;
+    void *list = k->tenant;
+    rc = room(&list, k->n_tenants, sizeof t, err);
+    k->tenant = list;
+    if (rc < 0)
+        return rc;
     k->tenant[k->n_tenants++] = t;
     return 0;
 }

@@ -211,9 +211,10 @@ static int print_help(enum conf_action todo)
 {
     struct buf b;
     buf_init(&b, 256 * 1024);
-    if (todo == CONF_HELP)
+    if (todo == CONF_HELP) {
         conf_help(CONF_DISPATCHER, "troupe-dispatcher", "the HTTP gateway of the queue", &b);
-    else if (todo == CONF_HELP_TABLE)
+        buf_puts(&b, "\nA new key for the keys file:  troupe-dispatcher --new-key [ID]\n");
+    } else if (todo == CONF_HELP_TABLE)
         conf_help_table(CONF_DISPATCHER, &b);
     else
         buf_printf(&b, "troupe-dispatcher %s (%s)\n", version_text(), version_build());

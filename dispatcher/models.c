@@ -128,11 +128,3 @@ bool models_guess(const struct models *m, const char *generator, const json_t *p
     *ret_memory = one->memory;
     return true;
 }
-
-int64_t models_floor(int64_t bytes)
-{
-    int64_t step = 1;
-    while (bytes / step >= 16) /* bytes < 16 steps: eighths of the power of two below */
-        step *= 2;
-    return bytes / step * step;
-}

@@ -25,8 +25,4 @@ void models_refresh(struct models *m); /* Redis is ready: at once, not at the ne
 bool models_guess(const struct models *m, const char *generator, const json_t *params, double audio_s,
                   struct cost_guess *ret, int64_t *ret_memory);
 
-/* Bytes on the queue's grid (an eighth of a power of two), rounded down: a job that may take all of a device must not be
- * rounded up past it. */
-int64_t models_floor(int64_t bytes);
-
 #endif

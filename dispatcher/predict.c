@@ -42,6 +42,16 @@ int predict_cache_key(struct job *job, struct err *err)
     return rc < 0 ? err_set(err, rc, "%s", err_text(rc)) : 0;
 }
 
+/* On the queue's grid, an eighth of a power of two, rounded down: the queue rounds what a job needs up, and a job that may
+ * take all of a device must not be rounded past it. */
+static int64_t floor_bytes(int64_t bytes)
+{
+    int64_t step = 1;
+    while (bytes / step >= 16)
+        step *= 2;
+    return bytes / step * step;
+}
+
 int predict_fit(const struct models *m, struct job *job, double audio_s, struct err *err)
 {
     struct cost_guess g = {0};
@@ -56,6 +66,6 @@ int predict_fit(const struct models *m, struct job *job, double audio_s, struct 
                        "size, a shorter recording or fewer num_frames",
                        str_bytes(need, sizeof need, (uint64_t)g.bytes), str_bytes(has, sizeof has, (uint64_t)memory));
     job->gflop = g.gflop;
-    job->plan_bytes = above ? models_floor(memory) : g.bytes;
+    job->plan_bytes = above ? floor_bytes(memory) : g.bytes;
     return 0;
 }
