@@ -78,7 +78,7 @@ end
 
 local function workers(keys, args)
     local b, found = keys[1], {}
-    for _, name in ipairs(redis.call('ZRANGE', b .. ':workers', 0, -1)) do
+    for _, name in ipairs(redis.call('ZRANGEBYSCORE', b .. ':workers', now(), '+inf')) do
         local got = redis.call('HGETALL', b .. ':worker:' .. name)
         local w = {}
         for k = 1, #got, 2 do

@@ -437,6 +437,8 @@ static int start(struct claim *c, struct err *err)
     if (rc == 0)
         rc = redis_sync_open(&c->redis, conf->redis, err);
     if (rc == 0)
+        redis_sync_key(c->redis, c->queue.base);
+    if (rc == 0)
         rc = connect_redis(c, err);
     if (rc == 0)
         rc = open_generators(c, err);

@@ -135,7 +135,7 @@ static int64_t claim(const char *want_id)
 static int settle(const char *id, int64_t attempt, int code, enum job_state *ret)
 {
     json_t *result = json_pack("{s:s s:I}", "video", "v.mp4", "seed", (json_int_t)INT64_MAX);
-    assert_int_equal(queue_cmd_settle(&cmd, &queue, id, attempt, code, "because", result, &limits, &err), 0);
+    assert_int_equal(queue_cmd_settle(&cmd, &queue, id, attempt, code, "because", result, &limits, NULL, &err), 0);
     json_decref(result);
     send();
     return queue_read_settle(reply.data, reply.len, ret, &err);
@@ -143,7 +143,7 @@ static int settle(const char *id, int64_t attempt, int code, enum job_state *ret
 
 static int renew(const char *id, int64_t attempt, int64_t lease_ms, struct queue_heard *h)
 {
-    assert_int_equal(queue_cmd_renew(&cmd, &queue, id, attempt, lease_ms, &err), 0);
+    assert_int_equal(queue_cmd_renew(&cmd, &queue, id, attempt, 0, lease_ms, &err), 0);
     send();
     return queue_read_heard(reply.data, reply.len, h, &err);
 }
@@ -638,12 +638,12 @@ static void test_pause_and_purge(void **state)
     submit("a", 5);
     submit("b", 5);
     for (int i = 0; i < 2; i++) {
-        assert_int_equal(queue_cmd_pause(&cmd, &queue, true, &err), 0);
+        assert_int_equal(queue_cmd_pause(&cmd, &queue, QUEUE_ALL, NULL, true, &err), 0);
         send();
         assert_int_equal(queue_read_ok(reply.data, reply.len, &err), 0);
     }
     claim(NULL);
-    assert_int_equal(queue_cmd_pause(&cmd, &queue, false, &err), 0);
+    assert_int_equal(queue_cmd_pause(&cmd, &queue, QUEUE_ALL, NULL, false, &err), 0);
     send();
     claim("a");
     for (int i = 0; i < 2; i++) {
@@ -703,6 +703,9 @@ static void test_workers(void **state)
     assert_int_equal(json_array_size(list), 1); /* the other one has not been heard of */
     assert_string_equal(json_string_value(json_object_get(json_array_get(list, 0), "host")), "here");
     json_decref(o);
+    struct queue_expired e;
+    expire(&e);
+    json_decref(e.forget);
     assert_string_equal(why("a"), "it is next: the 1 fitting workers are busy");
     int64_t at = claim("a");
     assert_string_equal(why("a"), "worker w1 runs it");
@@ -843,7 +846,7 @@ static void test_list(void **state)
         for (int k = 0; k < i; k++)
             assert_string_not_equal(seen[i], seen[k]);
     json_t *jobs = NULL;
-    assert_int_equal(queue_cmd_list(&cmd, &queue, JOB_DONE, "", 2, &err), 0);
+    assert_int_equal(queue_cmd_list(&cmd, &queue, &(struct queue_filter){.state = JOB_DONE}, "", 2, &err), 0);
     send();
     assert_int_equal(queue_read_list(reply.data, reply.len, &jobs, cursor, &err), 0);
     assert_int_equal(json_array_size(jobs), 0);
@@ -993,7 +996,7 @@ static void test_restart(void **state)
     int64_t at = claim("a");
     redis_private_kill(&own);
     struct err e = {0};
-    queue_cmd_renew(&cmd, &queue, "a", at, 1000, &err);
+    queue_cmd_renew(&cmd, &queue, "a", at, 0, 1000, &err);
     assert_int_equal(redis_sync_call(redis, &cmd, 500, &reply, &e), ERR_REDIS);
     redis_private_again(&own, true);
     assert_int_equal(renew("a", at, 15000, &h), 0); /* the lease and the fence are still there */
