@@ -9,6 +9,7 @@
 #include "common/crash.h"
 #include "common/log.h"
 #include "common/mem.h"
+#include "common/redis_find.h"
 #include "common/redis_url.h"
 #include "common/str.h"
 #include "dispatcher/events.h"
@@ -78,6 +79,12 @@ static void command(struct backend *b, struct queue_cmd *c, redis_async_fn fn, v
     queue_cmd_done(c);
 }
 
+static void check(struct backend *b, struct queue_cmd *c, redis_async_fn fn)
+{
+    redis_async_check(b->conn, fn, b, c->argc, c->argv, c->argv_len);
+    queue_cmd_done(c);
+}
+
 /* ---- checking a new connection ---- */
 
 /* True when the reply is a text to go on with; otherwise the check has ended. */
@@ -88,7 +95,7 @@ static bool check_reply(struct backend *b, int rc, const struct redisReply *repl
     if (rc < 0)
         err_set(&err, rc, "Redis did not answer while it was checked");
     else if (redis_async_kind(reply) == REDIS_ERROR)
-        rc = queue_error(*ret, *ret_len, &err);
+        rc = redis_find_error(*ret, *ret_len, &err);
     if (rc < 0)
         not_ready(b, rc == ERR_NOTFOUND ? ERR_REDIS : rc, &err);
     return rc >= 0;
@@ -99,7 +106,8 @@ static void set_ready(struct backend *b)
     b->checking = false;
     b->ready = true;
     b->why = (struct err){0};
-    LOG(INFO, "Redis is ready", log_str("queue", b->app->queue.name));
+    LOG(INFO, "Redis is ready", log_str("queue", b->app->queue.name), log_str("redis", redis_async_name(b->conn)));
+    redis_async_ready(b->conn);
     tell_first(b, 0, NULL);
     events_resync(b->app->events);
 }
@@ -120,7 +128,7 @@ static void on_version(void *arg, int rc, const struct redisReply *reply)
     size_t n;
     const char *text = redis_async_text(reply, &n);
     bool missing = rc == 0 && redis_async_kind(reply) == REDIS_ERROR;
-    if (missing && (rc = queue_error(text, n, &err)) == ERR_NOTFOUND)
+    if (missing && (rc = redis_find_error(text, n, &err)) == ERR_NOTFOUND)
         rc = 0;
     if (rc < 0) {
         err_set(&err, rc, "Redis did not answer while it was checked");
@@ -140,7 +148,7 @@ static void on_version(void *arg, int rc, const struct redisReply *reply)
         err_set(&err, rc, "the queue's library: %s", err_text(rc));
         not_ready(b, rc, &err);
     } else {
-        command(b, &c, on_loaded, b);
+        check(b, &c, on_loaded);
     }
 }
 
@@ -159,7 +167,7 @@ static void on_info(void *arg, int rc, const struct redisReply *reply)
         err_set(&err, rc, "%s", err_text(rc));
         not_ready(b, rc, &err);
     } else {
-        command(b, &c, on_version, b);
+        check(b, &c, on_version);
     }
 }
 
@@ -169,7 +177,7 @@ static void check_begin(struct backend *b)
     if (b->checking || queue_cmd_info(&c) < 0)
         return;
     b->checking = true;
-    command(b, &c, on_info, b);
+    check(b, &c, on_info);
 }
 
 static void on_up(void *arg)
@@ -195,10 +203,12 @@ static void on_reply(void *arg, int rc, const struct redisReply *reply)
     size_t n = 0;
     const char *text = redis_async_text(reply, &n);
     if (rc < 0) {
-        err_set(&err, rc, rc == ERR_TIMEOUT ? "Redis did not answer in time; try again"
-                                            : "Redis is not reachable at the moment; try again");
+        const char *why = redis_async_why(k->b->conn)->text;
+        err_set(&err, rc, "%s; try again", rc == ERR_TIMEOUT ? "Redis did not answer in time"
+                                           : *why            ? why
+                                                             : "Redis is not reachable at the moment");
     } else if (redis_async_kind(reply) == REDIS_ERROR) {
-        rc = queue_error(text, n, &err);
+        rc = redis_find_error(text, n, &err);
         if (rc == ERR_NOTFOUND) { /* the library is gone: load it again, and let the client repeat */
             err_clear(&err);
             rc = err_set(&err, ERR_REDIS, "Redis lost the queue's functions; they are being loaded, try again");
@@ -385,8 +395,11 @@ int backend_new(struct app *app, unsigned wait_ms, void (*on_first)(struct app *
         return err_set(err, ERR_NOMEM, "out of memory");
     b->app = app;
     b->on_first = on_first;
-    struct redis_async_opts o = {.on_up = on_up, .on_down = on_down, .arg = b};
-    redis_async_opts_url(&o, &url);
+    struct redis_async_opts o = {
+        .url = &url, .key = app->queue.base, .hold = true, .on_up = on_up, .on_down = on_down, .arg = b};
+    const char *warning = redis_url_warning(&url);
+    if (warning)
+        LOG(WARN, "the setting redis is not safe", log_str("why", warning));
     rc = redis_async_new(app->loop, &o, &b->conn, err);
     if (rc < 0) {
         mem_free(b);

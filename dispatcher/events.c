@@ -251,8 +251,7 @@ int events_new(struct app *app, struct events **ret, struct err *err)
     if (!ev)
         return err_set(err, ERR_NOMEM, "out of memory");
     ev->app = app;
-    struct redis_async_opts o = {.on_up = on_up, .on_down = on_down, .arg = ev};
-    redis_async_opts_url(&o, &url);
+    struct redis_async_opts o = {.url = &url, .key = app->queue.base, .on_up = on_up, .on_down = on_down, .arg = ev};
     rc = redis_async_new(app->loop, &o, &ev->conn, err);
     if (rc < 0) {
         mem_free(ev);

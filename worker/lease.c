@@ -252,6 +252,8 @@ int lease_start(struct lease **ret, const struct lease_options *o, struct err *e
     l->said_us = l->timed_us = l->swept_us = -SWEEP_US; /* all at once */
     buf_init(&l->reply, REPLY_MAX);
     int rc = redis_sync_open(&l->redis, o->conf->redis, err);
+    if (rc == 0)
+        redis_sync_key(l->redis, o->queue->base);
     if (rc == 0 && pthread_mutex_init(&l->lock, NULL) != 0)
         rc = err_set(err, ERR_NOMEM, "no lock for the lease thread");
     if (rc == 0 && pthread_create(&l->thread, NULL, lease_thread, l) != 0)

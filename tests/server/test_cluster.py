@@ -160,8 +160,8 @@ EVICTING = ("Redis may throw jobs away: its maxmemory-policy is allkeys-lru; set
             "noeviction, and the same in redis.conf)")
 START = [ # name, redis-server's flags, url, what the dispatcher and what the worker says; {} is the socket
     ("absent", None, "redis://127.0.0.1:1/0",
-     ("TIMEOUT", "Redis at 127.0.0.1: cannot connect: Connection refused" + GIVEN_UP),
-     ("REDIS", "Redis at 127.0.0.1:1/0 is not reachable: Connection refused" + GIVEN_UP)),
+     ("TIMEOUT", "Redis at 127.0.0.1:1: cannot connect: Connection refused" + GIVEN_UP),
+     ("REDIS", "Redis at 127.0.0.1:1 is not reachable: Connection refused" + GIVEN_UP)),
     ("no socket", None, "unix://{}",
      ("TIMEOUT", "Redis at {}: cannot connect: No such file or directory" + GIVEN_UP),
      ("REDIS", "Redis at {} is not reachable: No such file or directory" + GIVEN_UP)),
