@@ -22,16 +22,30 @@ static int read_row(const json_t *list, struct cost_row *ret)
     return v[0] >= 1 ? 0 : ERR_FORMAT;
 }
 
+static int read_point(const json_t *list, struct cost_point *ret)
+{
+    const json_t *n = json_array_get(list, 0), *worth = json_array_get(list, 1);
+    *ret = (struct cost_point){json_number_value(n), json_number_value(worth)};
+    return json_is_number(n) && json_is_number(worth) && isfinite(ret->n) && isfinite(ret->worth) && ret->n >= 1 &&
+                   ret->worth > 0
+               ? 0
+               : ERR_FORMAT;
+}
+
 static int read_model(const json_t *o, struct cost_model *ret)
 {
-    const json_t *rows = json_object_get(o, "rows");
+    const json_t *rows = json_object_get(o, "rows"), *steps = json_object_get(o, "steps");
     struct cost_model m = {.window = json_number_value(json_object_get(o, "window")),
                            .slope = json_number_value(json_object_get(o, "slope")),
+                           .n_steps = (int)json_array_size(steps),
                            .n = (int)json_array_size(rows)};
-    if (m.n < 1 || m.n > COST_ROWS || !isfinite(m.window) || m.window < 1 || !isfinite(m.slope) || m.slope < 0)
+    if (m.n_steps < 1 || m.n_steps > COST_POINTS || m.n < 1 || m.n > COST_ROWS || !isfinite(m.window) || m.window < 1 || !isfinite(m.slope) || m.slope < 0)
         return ERR_FORMAT;
     for (int i = 0; i < m.n; i++)
         if (read_row(json_array_get(rows, (size_t)i), &m.row[i]) < 0 || (i > 0 && m.row[i].pixels <= m.row[i - 1].pixels))
+            return ERR_FORMAT;
+    for (int i = 0; i < m.n_steps; i++)
+        if (read_point(json_array_get(steps, (size_t)i), &m.steps[i]) < 0 || (i > 0 && m.steps[i].n <= m.steps[i - 1].n))
             return ERR_FORMAT;
     *ret = m;
     return 0;
@@ -49,13 +63,15 @@ int cost_parse(const char *text, struct cost_model *ret, struct err *err)
 
 json_t *cost_json(const struct cost_model *m)
 {
-    json_t *rows = json_array();
+    json_t *rows = json_array(), *steps = json_array();
+    for (int i = 0; steps && i < m->n_steps; i++)
+        json_array_append_new(steps, json_pack("[f,f]", m->steps[i].n, m->steps[i].worth));
     for (int i = 0; rows && i < m->n; i++) {
         const struct cost_row *r = &m->row[i];
         json_array_append_new(rows, json_pack("[f,f,f,f,f,f]", r->pixels, r->step, r->once, r->once_frame, r->bytes,
                                               r->bytes_frame));
     }
-    return json_pack("{s:f,s:f,s:o}", "window", m->window, "slope", m->slope, "rows", rows);
+    return json_pack("{s:f,s:f,s:o,s:o}", "window", m->window, "slope", m->slope, "steps", steps, "rows", rows);
 }
 
 /* The member `at` of the rows, at an area between two of them: a power law where both are above 0, else the larger. */
@@ -71,6 +87,18 @@ static double between(const struct cost_model *m, double pixels, size_t at)
         return va > vb ? va : vb;
     double part = log(pixels / a->pixels) / log(b->pixels / a->pixels);
     return va * pow(vb / va, part);
+}
+
+/* What n steps are worth: straight between the points. */
+static double worth_of(const struct cost_model *m, double n)
+{
+    const struct cost_point *p = m->steps;
+    int i = 1;
+    if (m->n_steps == 1 || n <= p[0].n)
+        return p[0].worth * n / p[0].n;
+    while (i < m->n_steps - 1 && p[i].n < n)
+        i++;
+    return p[i - 1].worth + (p[i].worth - p[i - 1].worth) * (n - p[i - 1].n) / (p[i].n - p[i - 1].n);
 }
 
 /* The video's pixels: a size class keeps the picture's shape, its area is the square's. */
@@ -97,7 +125,7 @@ struct cost_guess cost_guess(const struct cost_model *m, const json_t *params, d
     double steps = (double)schema_int(params, "num_inference_steps", 50);
     if (pixels <= 0 || m->n < 1)
         return g;
-    double gflop = steps * (1 + m->slope * more) * between(m, pixels, offsetof(struct cost_row, step)) +
+    double gflop = worth_of(m, steps) * ceil(1 + m->slope * more) * between(m, pixels, offsetof(struct cost_row, step)) +
                    between(m, pixels, offsetof(struct cost_row, once)) +
                    more * between(m, pixels, offsetof(struct cost_row, once_frame));
     double bytes = between(m, pixels, offsetof(struct cost_row, bytes)) +

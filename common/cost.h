@@ -8,7 +8,8 @@
  *
  * A row holds, for one area: the work of a denoising step over one window of frames, the work done once (conditioning,
  * decoding) for one window's frames and for each frame more, and the same of memory. Between rows a power law is drawn,
- * outside them the nearest one goes on. Longer videos are denoised in overlapping windows: 1 + slope * (frames - window).
+ * outside them the nearest two go on. Longer videos are denoised in overlapping windows: 1 + slope * (frames - window), rounded up. Not
+ * every step costs the same (some reuse what an earlier one computed): `steps` tells what n steps are worth, in whole ones.
  * It is a prediction: fairness is put right by what a job really took, and the worker plans again with the real inputs
  * before it computes.
  */
@@ -20,7 +21,7 @@
 #include "common/err.h"
 #include "common/json.h"
 
-enum { COST_ROWS = 8 };
+enum { COST_ROWS = 8, COST_POINTS = 8 };
 
 struct cost_row {
     double pixels;            /* width * height */
@@ -30,10 +31,14 @@ struct cost_row {
 };
 struct cost_model {
     double window, slope; /* frames of a window; windows per frame above it */
+    int n_steps;
+    struct cost_point {
+        double n, worth;
+    } steps[COST_POINTS]; /* by n, rising */
     int n;
     struct cost_row row[COST_ROWS]; /* by pixels, rising */
 };
-/* {"window": 129, "slope": 0.0155, "rows": [[pixels, step, once, once_frame, bytes, bytes_frame], ...]}. ERR_FORMAT. */
+/* {"window": 129, "slope": 0.0155, "steps": [[1, 1], ...], "rows": [[pixels, step, once, once_frame, bytes, bytes_frame], ...]}. ERR_FORMAT. */
 int cost_parse(const char *text, struct cost_model *ret, struct err *err);
 json_t *cost_json(const struct cost_model *m); /* owned by the caller; NULL without memory */
 

@@ -7,13 +7,13 @@
 #include <sys/random.h>
 
 #include "common/clock.h"
-#include "common/cost.h"
 #include "common/mem.h"
 #include "common/schema.h"
 #include "common/str.h"
 #include "kernels/device.h"
 #include "worker/media/audio_in.h"
 #include "worker/model/avatar.h"
+#include "worker/model/avatar_cost.h"
 #include "worker/model/avatar_input.h"
 #include "worker/pipeline.h"
 
@@ -266,52 +266,10 @@ static int run_work(struct work *w, struct err *err)
     return 0;
 }
 
-/* ---- what jobs will cost ---- */
-
-#define COST_SHORT 129 /* frames of one window */
-#define COST_LONG 385
-#define COST_STEPS 10
-
-static double work_of(const struct avatar_plan *p, enum avatar_stage s)
-{
-    return p->stage[s].flops / 1e9;
-}
-
-static int cost_row(struct state *s, int size, struct cost_row *ret, double *ret_windows, struct err *err)
-{
-    struct avatar_plan one, more;
-    int rc = avatar_make_plan(s->avatar, size, size, COST_SHORT, COST_STEPS, &one, err);
-    if (rc == 0)
-        rc = avatar_make_plan(s->avatar, size, size, COST_LONG, COST_STEPS, &more, err);
-    if (rc < 0)
-        return rc;
-    const double frames = COST_LONG - COST_SHORT;
-    double once = work_of(&one, AVATAR_CONDITION) + work_of(&one, AVATAR_DECODE);
-    double once_more = work_of(&more, AVATAR_CONDITION) + work_of(&more, AVATAR_DECODE);
-    double bytes = (double)more.peak_bytes - (double)one.peak_bytes;
-    *ret = (struct cost_row){.pixels = (double)size * size,
-                             .step = work_of(&one, AVATAR_DENOISE) / COST_STEPS,
-                             .once = once,
-                             .once_frame = once_more > once ? (once_more - once) / frames : 0,
-                             .bytes = (double)one.peak_bytes,
-                             .bytes_frame = bytes > 0 ? bytes / frames : 0};
-    *ret_windows = work_of(&more, AVATAR_DENOISE) / work_of(&one, AVATAR_DENOISE);
-    return 0;
-}
-
 static int cost(void *state, struct cost_model *ret, struct err *err)
 {
-    static const int sizes[] = {64, 128, 256, 384, 512, 704, 1024};
-    struct cost_model m = {.window = COST_SHORT, .n = sizeof(sizes) / sizeof(sizes[0])};
-    double windows = 1;
-    for (int i = 0; i < m.n; i++) {
-        int rc = cost_row(state, sizes[i], &m.row[i], &windows, err);
-        if (rc < 0)
-            return rc;
-    }
-    m.slope = windows > 1 ? (windows - 1) / (COST_LONG - COST_SHORT) : 0;
-    *ret = m;
-    return 0;
+    const struct state *s = state;
+    return avatar_cost_model(s->avatar, ret, err);
 }
 
 static int run_job(void *state, struct pipeline *p, struct err *err)

@@ -10,8 +10,10 @@
 #include <cmocka.h>
 
 #include "common/clock.h"
+#include "common/mem.h"
 #include "common/str.h"
 #include "worker/model/avatar.h"
+#include "worker/model/avatar_cost.h"
 #include "worker/model/avatar_full.h"
 #include "worker/model/avatar_parts.h"
 #include "worker/model/ckpt.h"
@@ -162,12 +164,73 @@ static void test_plan_refuses(void **state)
     avatar_close(a);
 }
 
+/* What the queue predicts of a job lies near what the worker plans for it, between the sizes and past the window. */
+static void test_cost_model(void **state)
+{
+    static const struct {
+        int width, height, frames, steps;
+    } jobs[] = {{64, 64, 129, 50},   {192, 192, 100, 10}, {576, 576, 129, 50},   {704, 704, 129, 30},
+                {512, 768, 200, 50}, {704, 704, 750, 50}, {1024, 1024, 129, 50}, {896, 896, 33, 4}};
+    struct avatar *a = NULL;
+    struct cost_model model, back;
+    struct err err = {0};
+    (void)state;
+    assert_int_equal(avatar_open(&a, NULL, NULL, false, &err), 0);
+    assert_int_equal(avatar_cost_model(a, &model, &err), 0);
+    json_t *o = cost_json(&model);
+    char *text = json_dumps(o, JSON_COMPACT);
+    json_decref(o);
+    assert_int_equal(cost_parse(text, &back, &err), 0);
+    mem_free(text);
+    for (size_t i = 0; i < sizeof(jobs) / sizeof(jobs[0]); i++) {
+        struct avatar_plan plan;
+        char size[32];
+        str_format(size, sizeof(size), "%dx%d", jobs[i].width, jobs[i].height);
+        json_t *params = json_pack("{s:s s:i s:i}", "size", size, "num_frames", jobs[i].frames, "num_inference_steps",
+                                   jobs[i].steps);
+        struct cost_guess g = cost_guess(&back, params, 0);
+        json_decref(params);
+        assert_int_equal(avatar_make_plan(a, jobs[i].width, jobs[i].height, jobs[i].frames, jobs[i].steps, &plan, &err), 0);
+        double work = g.gflop * 1e9 / plan.flops, memory = (double)g.bytes / (double)plan.peak_bytes;
+        if (work < 0.85 || work > 1.2 || memory < 0.95 || memory > 1.1)
+            fail_msg("%s, %d frames: %.3f of the work, %.3f of the memory", size, jobs[i].frames, work, memory);
+    }
+    avatar_close(a);
+}
+
+/* Whatever a worker published, a submit gets a number or an error. */
+static void test_cost_forms(void **state)
+{
+    static const char *const bad[] = {"", "[]", "{}", "{\"window\":129,\"slope\":0,\"steps\":[[1,1]],\"rows\":[]}",
+                                      "{\"window\":129,\"slope\":0,\"steps\":[[1,1]],\"rows\":[[1,2,3]]}",
+                                      "{\"window\":129,\"slope\":-1,\"steps\":[[1,1]],\"rows\":[[1,1,1,1,1,1]]}",
+                                      "{\"window\":129,\"slope\":0,\"steps\":[[1,1]],\"rows\":[[9,1,1,1,1,1],[4,1,1,1,1,1]]}",
+                                      "{\"window\":129,\"slope\":0,\"rows\":[[9,1,1,1,1,1]]}",
+                                      "{\"window\":129,\"slope\":0,\"steps\":[[1,1]],\"rows\":[[9,1,\"x\",1,1,1]]}"};
+    struct cost_model m;
+    struct err err = {0};
+    (void)state;
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        err_clear(&err);
+        assert_true(cost_parse(bad[i], &m, &err) < 0 && err.text[0]);
+    }
+    assert_int_equal(cost_parse("{\"window\":10,\"slope\":0.1,\"steps\":[[1,1],[20,20]],\"rows\":[[4096,2,3,1,100,0]]}", &m, &err), 0);
+    json_t *params = json_pack("{s:i s:i}", "size", 64, "num_inference_steps", 10);
+    struct cost_guess g = cost_guess(&m, params, 0.8); /* 20 frames: two windows */
+    assert_true(g.gflop > 52.9 && g.gflop < 53.1 && g.bytes == 100 && g.frames == 20);
+    json_object_set_new(params, "size", json_string("nonsense"));
+    g = cost_guess(&m, params, 1);
+    assert_true(g.gflop == 0 && g.bytes == 0);
+    json_decref(params);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_all_lists_bind),         cmocka_unit_test(test_binding_is_strict),
         cmocka_unit_test(test_plan_of_the_real_model), cmocka_unit_test(test_plan_grows),
         cmocka_unit_test(test_plan_of_a_checkpoint),   cmocka_unit_test(test_plan_refuses),
+        cmocka_unit_test(test_cost_model),             cmocka_unit_test(test_cost_forms),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
