@@ -26,7 +26,7 @@ local function hook(b, t, id, job, name)
         count(b, 'n_hooks_dropped')
         return
     end
-    local me = id .. '.' .. redis.call('HINCRBY', b .. ':meta', 'hook_seq', 1)
+    local me = id .. '_' .. redis.call('HINCRBY', b .. ':meta', 'hook_seq', 1) -- no '.': it is signed between dots
     if name == 'progress' then
         set_job(b, id, 'hook_p', me, 'hook_t', due)
     end
