@@ -55,7 +55,7 @@ def instructions(path):
     """[Step] of the whole file: comments out, continued lines joined."""
     steps, text, begun = [], "", 0
     with open(path, encoding="utf-8") as f:
-        lines = f.read().split("\n")
+        lines = f.read().splitlines()
     for number, line in enumerate(lines, 1):
         if line.strip().startswith("#") or (not text and not line.strip()):
             continue
