@@ -202,7 +202,7 @@ static void failures(struct page *p, const json_t *list, int share)
         char when[32], id[48], code[24], why[400];
         str_copy(when, sizeof when, cli_text(job, "finished_at"));
         when[19] = 0;
-        line(p, "%s %s  " RED "%s" NORMAL "  %s", strlen(when) > 11 ? when + 11 : "", id_of(p, cli_text(job, "id"), id, sizeof id),
+        line(p, "%s %s  " RED "%-8s" NORMAL "  %s", strlen(when) > 11 ? when + 11 : "", id_of(p, cli_text(job, "id"), id, sizeof id),
              cli_clean(code, sizeof code, cli_text(job, "error_code")), cli_clean(why, sizeof why, cli_text(job, "error")));
     }
 }

@@ -57,6 +57,13 @@ static int check_code(const char *code, struct err *err)
                    best ? best : "", best ? "?" : "");
 }
 
+static int check_name(const char *field, const char *name, struct err *err)
+{
+    if (!name || (strlen(name) <= NAME_MAX_BYTES && str_utf8_ok(name, strlen(name))))
+        return 0;
+    return err_set(err, ERR_INVALID, "%s: a name of at most %d bytes is expected", field, NAME_MAX_BYTES);
+}
+
 int api_list_filter(const struct request *r, const json_t *body, struct queue_filter *ret, struct err *err)
 {
     struct queue_filter f = {.state = -1};
@@ -74,10 +81,10 @@ int api_list_filter(const struct request *r, const json_t *body, struct queue_fi
         rc = err_set(err, ERR_INVALID, "tenant: %.80s is no tenant's name: up to 48 of A-Z a-z 0-9 _ . -", f.tenant);
     if (rc == 0 && f.code)
         rc = check_code(f.code, err);
-    if (rc == 0 && f.generator && strlen(f.generator) > NAME_MAX_BYTES)
-        rc = err_set(err, ERR_INVALID, "generator: at most %d bytes are allowed", NAME_MAX_BYTES);
-    if (rc == 0 && f.worker && strlen(f.worker) > NAME_MAX_BYTES)
-        rc = err_set(err, ERR_INVALID, "worker: at most %d bytes are allowed", NAME_MAX_BYTES);
+    if (rc == 0)
+        rc = check_name("generator", f.generator, err);
+    if (rc == 0)
+        rc = check_name("worker", f.worker, err);
     if (rc == 0 && r->scope == KEYS_JOBS && f.tenant && strcmp(f.tenant, r->tenant) != 0)
         rc = err_set(err, ERR_INVALID, "tenant: the key %s is for the jobs of %s", r->key_id, r->tenant);
     if (rc < 0)
@@ -124,6 +131,8 @@ static void list(struct request *r, bool dead)
     int rc = api_list_filter(r, NULL, &filter, &err);
     if (rc == 0 && limit && str_parse_i64(limit, 1, LIST_MAX, &n) < 0)
         rc = err_set(&err, ERR_INVALID, "limit: %.40s is not a whole number from 1 to %d", limit, LIST_MAX);
+    if (rc == 0 && cursor && !str_utf8_ok(cursor, strlen(cursor)))
+        rc = err_set(&err, ERR_INVALID, "cursor: take it as the page before gave it");
     if (dead)
         filter.state = JOB_FAILED;
     if (rc == 0)

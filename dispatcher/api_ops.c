@@ -143,7 +143,9 @@ void api_ops_quiet(struct request *r)
     struct queue_cmd c = {0};
     struct err err = {0};
     const char *off = request_query(r, "off");
-    int rc = queue_cmd_quiet(&c, &r->app->queue, r->param[0], !off || *off == '0', &err);
+    bool text = str_utf8_ok(r->param[0], strlen(r->param[0]));
+    int rc = text ? queue_cmd_quiet(&c, &r->app->queue, r->param[0], !off || *off == '0', &err)
+                  : err_set(&err, ERR_NOTFOUND, "there is no worker of that name");
     backend_ask(r, rc, &c, &err, on_ok);
 }
 

@@ -7,8 +7,8 @@
 #include "dispatcher/reply.h"
 
 /* Made by the build from web/ (common/embed.c). */
-extern const unsigned char page_index_html[], page_style_css[], page_page_js[];
-extern const size_t page_index_html_len, page_style_css_len, page_page_js_len;
+extern const unsigned char page_index_html[], page_style_css[], page_page_js[], page_board_js[];
+extern const size_t page_index_html_len, page_style_css_len, page_page_js_len, page_board_js_len;
 
 static const char policy[] = "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
                              "base-uri 'none'; frame-ancestors 'none'; form-action 'self'";
@@ -36,4 +36,9 @@ void page_style(struct request *r)
 void page_script(struct request *r)
 {
     send_page(r, "text/javascript; charset=utf-8", page_page_js, page_page_js_len);
+}
+
+void page_board(struct request *r)
+{
+    send_page(r, "text/javascript; charset=utf-8", page_board_js, page_board_js_len);
 }

@@ -7,5 +7,6 @@
 void page_index(struct request *r);
 void page_style(struct request *r);
 void page_script(struct request *r);
+void page_board(struct request *r);
 
 #endif

@@ -50,6 +50,7 @@ static const struct route table[] = {
     {"GET", "/", 0, ROUTE_OPEN | ROUTE_HIDDEN, page_index, "The web page"},
     {"GET", "/style.css", 0, ROUTE_OPEN | ROUTE_HIDDEN, page_style, "Its looks"},
     {"GET", "/page.js", 0, ROUTE_OPEN | ROUTE_HIDDEN, page_script, "Its behaviour"},
+    {"GET", "/board.js", 0, ROUTE_OPEN | ROUTE_HIDDEN, page_board, "The operator's part of it"},
 };
 
 const struct route *route_table(size_t *ret_n)

@@ -165,7 +165,7 @@ function send(data) {
     x.onerror = () => reject(new Error("The server cannot be reached. Is it running?"));
     x.onload = () => {
       if (x.status === 401) askKey();
-      if (x.status === 201) resolve(x.response);
+      if (x.status === 201 || x.status === 200) resolve(x.response);
       else reject(Object.assign(new Error((x.response && x.response.detail) || `The server answered ${x.status}.`),
                                 x.response || {}));
     };
@@ -202,14 +202,19 @@ $("form").addEventListener("submit", async (e) => {
 
 const stage = { id: null, source: null, job: null, progress: null, heardAt: 0, picture: null, furthest: 0 };
 
+function startsIn(job) {
+  if (typeof job.start_s !== "number") return "";
+  return job.start_s < 1 ? "starts in a moment" : `starts in about ${duration(job.start_s)}`;
+}
+
 function stageText() {
   const job = stage.job;
   if (!job) return "";
   const p = stage.progress || {};
   if (job.state === "queued") {
-    if (job.position === null) return "Waiting";
-    if (job.position === 0) return "Next in line";
-    return `${job.position} ${job.position === 1 ? "job is" : "jobs are"} before this one`;
+    return [job.position === null ? "Waiting" : job.position === 0 ? "Next in line"
+            : `${job.position} ${job.position === 1 ? "job is" : "jobs are"} before this one`, startsIn(job)]
+      .filter(Boolean).join(" · ");
   }
   if (job.state === "delayed") return `Trying again soon. ${job.error ? job.error.detail : ""}`;
   if (job.state === "running") {
@@ -382,7 +387,8 @@ let shown = 8;
 function jobLine(j) {
   if (j.state === "running" && j.stage) return `${j.stage}${j.total > 1 ? ` ${j.step} of ${j.total}` : ""}`;
   if (j.state === "failed" || j.state === "timed_out") return j.error || STATE_TEXT[j.state];
-  return `${STATE_TEXT[j.state] || j.state} · ${ago(j.finished_at || j.submitted_at)}`;
+  return [STATE_TEXT[j.state] || j.state, j.state === "queued" ? startsIn(j) : "", ago(j.finished_at || j.submitted_at)]
+    .filter(Boolean).join(" · ");
 }
 
 function thumb(j) {
@@ -429,11 +435,24 @@ async function retry(id) {
   }
 }
 
+const STARTS_SHOWN = 8; /* the list does not say when a job will start; those that are first in it are asked */
+
+async function foresee(j) {
+  const job = await api(`/v1/jobs/${encodeURIComponent(j.id)}`).catch(() => null);
+  if (!job || job.state !== "queued") return;
+  j.start_s = typeof job.start_s === "number" ? Math.round(job.start_s) : null;
+  if (stage.job && stage.id === j.id && stage.job.state === "queued") {
+    Object.assign(stage.job, { start_s: job.start_s, position: job.position });
+    tickStage();
+  }
+}
+
 let drawn = "";
 
 async function listJobs() {
   try {
     const list = await api(`/v1/jobs?limit=${shown}`);
+    await Promise.all(list.jobs.filter((j) => j.state === "queued").slice(-STARTS_SHOWN).map(foresee));
     const key = JSON.stringify([list, stage.id, Math.floor(Date.now() / 30000)]);
     if (key === drawn) return;
     drawn = key;
@@ -456,7 +475,7 @@ async function queueLine() {
     $("queue-line").textContent =
       (q.paused ? "Paused · " : "") + `${q.waiting} waiting · ${q.running} running · ${workers}`;
   } catch (err) {
-    $("queue-line").textContent = err.status ? err.message : "The server cannot be reached";
+    $("queue-line").textContent = err.status === 403 ? "" : err.status ? err.message : "The server cannot be reached";
   }
 }
 

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from api_tools import Client, Dispatcher, png, wav
+from api_tools import Client, Dispatcher, Redis, Worker, png, wav
 
 
 def test_health(shared):
@@ -42,20 +42,165 @@ def test_queue(shared):
     assert shared.client("GET", "/v1/jobs/" + job).json["state"] == "cancelled"
 
 
-def test_metrics(shared):
-    shared.client.submit()
-    a = shared.client("GET", "/metrics")
-    text = a.body.decode()
-    assert a.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-    samples = {}
-    for line in text.splitlines():
-        if not line.startswith("#"):
-            assert re.fullmatch(r'troupe_[a-z0-9_]+(\{[a-z_]+="[^"]*"(,[a-z_]+="[^"]*")*\})? [0-9.e+-]+', line), line
-            samples[line.rpartition(" ")[0]] = float(line.rpartition(" ")[2])
-    for name in {s.partition("{")[0] for s in samples}:
-        assert text.count("# HELP %s " % name) == 1 and text.count("# TYPE %s " % name) == 1, name
-    assert samples["troupe_jobs_queued"] == 1 and samples["troupe_redis_up"] == 1
-    assert samples["troupe_jobs_submitted_total"] >= 1 and samples['troupe_http_responses_total{code="2xx"}'] >= 1
+def test_scoped_pauses(api, worker):
+    worker.hello()
+    job = api.submit()
+    for query in ["generator=avatar", "tenant="]:
+        assert api("POST", "/v1/queue/pause?" + query).status == 200
+        assert api("POST", "/v1/queue/pause?" + query).status == 200 # twice: the same
+        q = api("GET", "/v1/queue").json
+        assert q["paused"] is False and q["paused_list"] == [query.replace("=", ":")]
+        assert worker.claim() is None
+        why = api("GET", "/v1/jobs/%s/why" % job).json
+        assert why["reason"] == "paused" and "paused" in why["why"]
+        assert api("POST", "/v1/queue/resume?" + query).status == 200
+    assert api("GET", "/v1/queue").json["paused_list"] == []
+    assert api("POST", "/v1/queue/pause?tenant=acme").status == 200 # somebody else
+    assert worker.claim()[0] == job
+    for query, status, word in [("generator=avatr", 404, "avatar"), ("generator=avatar&tenant=a", 422, "not both"),
+                                ("tenant=a%20b", 422, "tenant"), ("tenant=" + "x" * 49, 422, "48"), ("generator=", 404, "no ")]:
+        for verb in ["pause", "resume"]:
+            a = api("POST", "/v1/queue/%s?%s" % (verb, query))
+            assert a.status == status and word in a.json["detail"], query
+    assert api("GET", "/v1/queue").json["paused_list"] == ["tenant:acme"]
+
+
+def test_why_and_when(api, worker):
+    first, second, urgent = api.submit(), api.submit(), api.submit(priority=9)
+    why = api("GET", "/v1/jobs/%s/why" % first).json
+    assert (why["reason"], why["workers"], why["fitting"], why["state"]) == ("no_worker", 0, 0, "queued")
+    assert api("GET", "/v1/jobs/" + first).json["start_s"] is None
+    worker.hello()
+    why = api("GET", "/v1/jobs/%s/why" % second).json
+    assert (why["reason"], why["position"], why["ahead"], why["fitting"]) == ("behind", 2, 2, 1)
+    assert why["ahead_s"] > 0 and why["start_s"] == pytest.approx(why["ahead_s"], rel=0.5)
+    job = api("GET", "/v1/jobs/" + second).json
+    assert job["position"] == 2 and job["start_s"] == pytest.approx(why["start_s"], rel=0.2)
+    assert api("GET", "/v1/jobs/%s/why" % urgent).json["reason"] == "next"
+    got, attempt = worker.claim()
+    assert got == urgent
+    assert api("GET", "/v1/jobs/%s/why" % urgent).json["reason"] == "running"
+    assert api("GET", "/v1/jobs/" + urgent).json["start_s"] is None
+    api("POST", "/v1/jobs/%s/cancel" % urgent)
+    assert api("GET", "/v1/jobs/%s/why" % urgent).json["reason"] == "stopping"
+    worker.settle(urgent, attempt, code="CANCEL", error="stopped", verdict="stop")
+    assert api("GET", "/v1/jobs/%s/why" % urgent).json["reason"] == "ended"
+    assert api("GET", "/v1/jobs/none/why").status == 404
+
+
+def failed(api, worker, code, name, why="no"):
+    """A job that failed with that code at a worker of that name."""
+    before, worker.name = worker.name, name
+    worker.hello()
+    job = api.submit()
+    worker.settle(*worker.claim(), code=code, error=why)
+    worker.name = before
+    return job
+
+
+def ids(answer):
+    assert answer.status == 200, answer.body
+    return [j["id"] for j in answer.json["jobs"]]
+
+
+def test_filters_and_the_dead_list(api, worker):
+    media, fit, other = (failed(api, worker, code, name) for code, name in [("MEDIA", "w-a"), ("NOFIT", "w-b"), ("MEDIA", "w-b")])
+    done = api.submit()
+    worker.hello()
+    worker.settle(*worker.claim(), {})
+    waiting = api.submit()
+    assert ids(api("GET", "/v1/queue/dead")) == [other, fit, media]
+    for query, found in [("code=MEDIA", [other, media]), ("worker=w-b", [other, fit]), ("code=NOFIT&worker=w-a", []),
+                         ("generator=avatar", [other, fit, media]), ("generator=tryon", []), ("tenant=", [other, fit, media]),
+                         ("tenant=acme", []), ("code=", [other, fit, media])]:
+        assert ids(api("GET", "/v1/queue/dead?" + query)) == found, query
+        assert ids(api("GET", "/v1/jobs?state=failed&" + query)) == found, query
+    assert ids(api("GET", "/v1/queue/dead?state=done")) == [other, fit, media] # it is what it is
+    assert ids(api("GET", "/v1/jobs?worker=test-1")) == [done]
+    assert ids(api("GET", "/v1/jobs?tenant=")) == [waiting, done, other, fit, media]
+    one = api("GET", "/v1/queue/dead?limit=1").json
+    assert one["jobs"][0]["error_code"] == "MEDIA" and one["jobs"][0]["error"] == "no" and one["jobs"][0]["worker"] == "w-b"
+    assert ids(api("GET", "/v1/queue/dead?limit=2&cursor=" + one["cursor"])) == [fit, media]
+    for query, field in [("code=MEDI", "code"), ("code=media", "code"), ("tenant=a%20b", "tenant"), ("state=dead", "state"),
+                         ("worker=" + "x" * 64, "worker"), ("generator=%ff", "generator"), ("limit=0", "limit"),
+                         ("cursor=%ff", "cursor")]:
+        for path in ["/v1/jobs?", "/v1/queue/dead?"]:
+            a = api("GET", path + query)
+            assert (a.status, a.json["field"]) == (422, field), query
+    assert "did you mean MEDIA?" in api("GET", "/v1/queue/dead?code=MEDI").json["detail"]
+
+
+def test_redrive(api, worker):
+    a, b, c, d = (failed(api, worker, code, name)
+                  for code, name in [("MEDIA", "w-a"), ("NOFIT", "w-b"), ("MEDIA", "w-b"), ("WEIGHTS", "w-a")])
+
+    def states():
+        return [api("GET", "/v1/jobs/" + j).json["state"] for j in (a, b, c, d)]
+    for body, field in [({"cod": "x"}, "cod"), ({"code": 1}, "code"), ({"state": "done"}, "state"), ({"code": "X"}, "code")]:
+        r = api("POST", "/v1/queue/redrive", body)
+        assert (r.status, r.json["field"]) == (422, field), body
+    assert "did you mean code?" in api("POST", "/v1/queue/redrive", {"cod": "x"}).json["detail"]
+    assert api("POST", "/v1/queue/redrive", [1]).status == 400 and api("POST", "/v1/queue/redrive", b"{").status == 400
+    assert states() == ["failed"] * 4
+    assert api("POST", "/v1/queue/redrive?worker=nobody").json == {"n": 0}
+    assert api("POST", "/v1/queue/redrive?code=MEDIA&worker=w-a").json == {"n": 1}
+    assert states() == ["queued", "failed", "failed", "failed"]
+    assert api("POST", "/v1/queue/redrive", {"worker": "w-b", "state": "failed"}).json == {"n": 2}
+    assert states() == ["queued", "queued", "queued", "failed"]
+    assert api("POST", "/v1/queue/redrive").json == {"n": 1} and api("POST", "/v1/queue/redrive").json == {"n": 0}
+    job = api("GET", "/v1/jobs/%s?history=1" % a).json
+    assert job["state"] == "queued" and job["fails"] == 0 and [e["what"] for e in job["history"]][-1] == "retry"
+    assert api("GET", "/v1/queue/dead").json["jobs"] == []
+
+
+def test_more_than_a_thousand_at_once(folder, redis_server):
+    d = Dispatcher(folder, redis_server.path, "--max-queue", "5000")
+    client, worker = Client(d.port), Worker(Redis(redis_server.path))
+    image, audio = (client("POST", "/v1/blobs", data, Content_Type="application/octet-stream").json["key"]
+                    for data in (png(8, 8), wav(0.5)))
+    connection = client.connect()
+    for _ in range(1030):
+        connection.request("POST", "/v1/jobs", json.dumps({"image": image, "audio": audio}), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == 201
+    connection.close()
+    worker.hello()
+    for _ in range(1030):
+        worker.settle(*worker.claim(), code="MEDIA", error="no")
+    assert client("GET", "/v1/queue").json["dead"] == 1030
+    assert client("POST", "/v1/queue/redrive").json == {"n": 1030}
+    assert client("GET", "/v1/queue").json["waiting"] == 1030
+    assert client("POST", "/v1/queue/purge").json == {"cancelled": 1030}
+    q = client("GET", "/v1/queue").json
+    assert (q["waiting"], q["dead"], q["n_cancelled"]) == (0, 0, 1030)
+    worker.redis.close()
+    assert d.stop() == 0
+
+
+def test_tenants(api, worker):
+    assert api("GET", "/v1/tenants").json == {"object": "list", "tenants": []}
+    worker.call("tenant", name="acme", weight=2.5, max_running=3, max_queued=0, gpu_s_day=60.0, rate=30.0, burst=5)
+    api.submit()
+    api("POST", "/v1/queue/pause?tenant=acme")
+    t = {t["name"]: t for t in api("GET", "/v1/tenants").json["tenants"]}
+    assert set(t) == {"", "acme"} and (t[""]["waiting"], t[""]["running"], t[""]["paused"]) == (1, 0, False)
+    assert (t["acme"]["weight"], t["acme"]["max_running"], t["acme"]["gpu_s_day"], t["acme"]["rate"]) == (2.5, 3, 60, 30)
+    assert t["acme"]["paused"] is True and t["acme"]["held"] == "paused"
+
+
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def test_a_trace_stays_with_its_job(dispatcher, api):
+    a = api.form("/v1/jobs", [("image", ("a.png", png(8, 8))), ("audio", ("a.wav", wav(0.5)))], traceparent=TRACE)
+    assert a.status == 201
+    assert api("GET", "/v1/jobs/" + a.json["id"]).json["traceparent"] == TRACE
+    other = api.submit()
+    assert api("GET", "/v1/jobs/" + other).json["traceparent"] is None
+    lines = {job: [x for x in dispatcher.log().splitlines() if "job submitted" in x and job in x] for job in (a.json["id"], other)}
+    assert ["trace=" + TRACE in x for x in lines[a.json["id"]]] == [True]
+    assert ["trace=" in x for x in lines[other]] == [False]
 
 
 def test_generators_and_openapi(shared):
