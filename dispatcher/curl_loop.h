@@ -6,8 +6,9 @@
  *     curl_loop_remove(c, easy);                  or: given up; on_end is not called
  *     curl_loop_free(c);                          every transfer must have ended or been removed
  *
- * on_end comes from the loop, never from inside curl_loop_add, and may add and remove transfers. libcurl tells which sockets it watches and when it
- * wants to be called (CURLMOPT_SOCKETFUNCTION, _TIMERFUNCTION); a uv_poll each and one uv_timer do that.
+ * on_end comes from the loop, never from inside curl_loop_add, and may add and remove transfers. libcurl tells which
+ * sockets it watches and when it wants to be called (CURLMOPT_SOCKETFUNCTION, _TIMERFUNCTION); a uv_poll each and one
+ * uv_timer do that.
  */
 #ifndef DISPATCHER_CURL_LOOP_H
 #define DISPATCHER_CURL_LOOP_H

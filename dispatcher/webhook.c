@@ -362,7 +362,9 @@ int webhook_new(struct app *app, struct webhook **ret, struct err *err)
 {
     struct webhook *w = mem_zalloc(sizeof *w);
     struct slot *slots = mem_calloc((size_t)app->conf.webhook_parallel, sizeof *slots);
-    int rc = w && slots ? webhook_guard_init(&w->guard, app->conf.webhook_allow, err) : err_set(err, ERR_NOMEM, "out of memory");
+    int rc = w && slots ? 0 : err_set(err, ERR_NOMEM, "out of memory");
+    if (rc == 0)
+        rc = webhook_guard_init(&w->guard, app->conf.webhook_allow, err);
     if (rc == 0)
         rc = curl_loop_new(app->loop, (long)app->conf.webhook_parallel, on_end, w, &w->curl, err);
     if (rc < 0) {

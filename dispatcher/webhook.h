@@ -1,7 +1,8 @@
 /* webhook.h -- tells receivers how jobs go: takes deliveries that are due from the queue, sends them, reports.
  *
- * One delivery is one try here; when to try again, and when to give up, is the queue's (PROTOCOL.md). At least once, always with the same
- * webhook-id: a dispatcher that dies holding a delivery loses it to another one, and a receiver may then see it twice.
+ * One delivery is one try here; when to try again, and when to give up, is the queue's (PROTOCOL.md). At least once,
+ * always with the same webhook-id: a dispatcher that dies holding a delivery loses it to another one, and a receiver may
+ * then see it twice.
  *
  *     webhook_new(app, &app->webhook, err);        after events_new; sends from now on
  *     webhook_check(app->webhook, &job, err);      at a submit
