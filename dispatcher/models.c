@@ -7,7 +7,7 @@
 #include "common/str.h"
 #include "dispatcher/backend.h"
 
-enum { REFRESH_MS = 2000, MODELS_MAX = 16 };
+enum { REFRESH_MS = 1000, MODELS_MAX = 16 };
 
 struct model {
     char generator[32];
