@@ -64,6 +64,19 @@ static int check_name(const char *field, const char *name, struct err *err)
     return err_set(err, ERR_INVALID, "%s: a name of at most %d bytes is expected", field, NAME_MAX_BYTES);
 }
 
+/* Who has scope jobs chooses its own tenant, whether it says so or not. */
+static int check_tenant(const struct request *r, const char **tenant, struct err *err)
+{
+    if (*tenant && !queue_tenant_ok(*tenant))
+        return err_set(err, ERR_INVALID, "tenant: %.80s is no tenant's name: up to 48 of A-Z a-z 0-9 _ . -", *tenant);
+    if (r->scope != KEYS_JOBS)
+        return 0;
+    if (*tenant && strcmp(*tenant, r->tenant) != 0)
+        return err_set(err, ERR_INVALID, "tenant: the key %s is for the jobs of %s", r->key_id, r->tenant);
+    *tenant = r->tenant;
+    return 0;
+}
+
 int api_list_filter(const struct request *r, const json_t *body, struct queue_filter *ret, struct err *err)
 {
     struct queue_filter f = {.state = -1};
@@ -77,20 +90,16 @@ int api_list_filter(const struct request *r, const json_t *body, struct queue_fi
     if (rc == 0 && state && job_state_parse(state, &s) < 0)
         rc = err_set(err, ERR_INVALID,
                      "state: %.40s is none of queued, delayed, running, done, failed, cancelled, timed_out", state);
-    if (rc == 0 && f.tenant && !queue_tenant_ok(f.tenant))
-        rc = err_set(err, ERR_INVALID, "tenant: %.80s is no tenant's name: up to 48 of A-Z a-z 0-9 _ . -", f.tenant);
+    if (rc == 0)
+        rc = check_tenant(r, &f.tenant, err);
     if (rc == 0 && f.code)
         rc = check_code(f.code, err);
     if (rc == 0)
         rc = check_name("generator", f.generator, err);
     if (rc == 0)
         rc = check_name("worker", f.worker, err);
-    if (rc == 0 && r->scope == KEYS_JOBS && f.tenant && strcmp(f.tenant, r->tenant) != 0)
-        rc = err_set(err, ERR_INVALID, "tenant: the key %s is for the jobs of %s", r->key_id, r->tenant);
     if (rc < 0)
         return rc;
-    if (r->scope == KEYS_JOBS)
-        f.tenant = r->tenant;
     if (state)
         f.state = (int)s;
     *ret = f;

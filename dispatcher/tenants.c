@@ -73,32 +73,36 @@ static int read_all(int fd, struct buf *b)
 }
 
 /* The stamp is of the very file that is read. */
-static int load(const struct app *app, struct keys **ret, struct stamp *ret_stamp, struct err *err)
+static int load_file(const char *path, struct keys **ret, struct stamp *ret_stamp, struct err *err)
 {
-    const char *path = app->conf.keys;
-    struct keys *k = NULL;
     struct stat st = {0};
     struct buf b;
+    int rc = 0, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     buf_init(&b, KEYS_FILE_MAX);
-    int fd = -1, rc = 0;
-    if (*path) {
-        fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-        if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
-            rc = err_set(err, ERR_INVALID, "keys: %s cannot be read: %s", path, fd < 0 ? strerror(errno) : "no file");
-        else if ((rc = read_all(fd, &b)) < 0)
-            err_set(err, rc, "keys: %s: %s", path, err_text(rc));
-        else if ((rc = keys_parse(b.data ? b.data : "", b.len, &k, err)) < 0)
-            err_wrap(err, "keys: %s", path);
-        if (fd >= 0)
-            *ret_stamp = stamp_of(&st);
-    }
-    if (rc == 0 && *app->conf.api_key)
-        rc = keys_add_plain(&k, app->conf.api_key, err);
-    if (rc == 0 && (st.st_mode & (S_IROTH | S_IWOTH)))
+    if (fd >= 0 && fstat(fd, &st) == 0)
+        *ret_stamp = stamp_of(&st);
+    if (fd < 0)
+        rc = err_set(err, ERR_INVALID, "keys: %s cannot be read: %s", path, strerror(errno));
+    else if (!S_ISREG(st.st_mode))
+        rc = err_set(err, ERR_INVALID, "keys: %s is no file", path);
+    else if ((rc = read_all(fd, &b)) < 0)
+        err_set(err, rc, "keys: %s: %s", path, err_text(rc));
+    else if ((rc = keys_parse(b.data ? b.data : "", b.len, ret, err)) < 0)
+        err_wrap(err, "keys: %s", path);
+    else if (st.st_mode & (S_IROTH | S_IWOTH))
         LOG(WARN, "everybody on this machine can reach the keys file; chmod 640 it", log_str("file", path));
     if (fd >= 0)
         close(fd);
     buf_done(&b);
+    return rc;
+}
+
+static int load(const struct app *app, struct keys **ret, struct stamp *ret_stamp, struct err *err)
+{
+    struct keys *k = NULL;
+    int rc = *app->conf.keys ? load_file(app->conf.keys, &k, ret_stamp, err) : 0;
+    if (rc == 0 && *app->conf.api_key)
+        rc = keys_add_plain(&k, app->conf.api_key, err);
     if (rc < 0)
         keys_free(k);
     else
