@@ -164,14 +164,16 @@ int blob_publish(const char *tmp, const char *path, struct err *err)
 {
     int fd = open(tmp, O_RDONLY | O_CLOEXEC), rc = 0;
     if (fd < 0)
-        return blob_errno(err, errno, "open", tmp);
+        return errno == ENOENT ? err_set(err, ERR_IO, "%s is gone before it was whole; try again", tmp)
+                               : blob_errno(err, errno, "open", tmp);
     CRASH_POINT(blob_sync);
     if (fsync(fd) < 0)
         rc = blob_errno(err, errno, "write", tmp);
     close(fd);
     CRASH_POINT(blob_rename);
     if (rc == 0 && rename(tmp, path) < 0)
-        rc = blob_errno(err, errno, "rename to", path);
+        rc = errno == ENOENT ? err_set(err, ERR_IO, "rename to %s: %s is gone; try again", path, tmp)
+                             : blob_errno(err, errno, "rename to", path);
     CRASH_POINT(blob_renamed);
     if (rc < 0)
         unlink(tmp);
@@ -402,20 +404,18 @@ int blob_publish_bytes(const char *path, const void *bytes, size_t n, struct err
     return rc;
 }
 
-/* Calls unlink for the entries of a folder that are older than max_age_s (< 0: all). Returns how many went.
- */
-static int clear_folder(const char *folder, int64_t max_age_s)
+/* Unlinks the files of a folder that were written before `before` (0: all). Returns how many went. */
+static int clear_folder(const char *folder, time_t before)
 {
     int n = 0;
     DIR *d = opendir(folder);
     struct dirent *e;
-    time_t now = time(NULL);
     while (d && (e = readdir(d)) != NULL) {
         struct stat st;
         if (e->d_name[0] == '.' || fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
             !S_ISREG(st.st_mode))
             continue;
-        if (max_age_s < 0 || now - st.st_mtime > max_age_s)
+        if (before == 0 || st.st_mtime < before)
             n += unlinkat(dirfd(d), e->d_name, 0) == 0;
     }
     if (d)
@@ -429,15 +429,25 @@ int blob_delete_results(const char *volume, const char *job, struct err *err)
     int rc = result_folder(volume, job, folder, sizeof(folder), err);
     if (rc < 0)
         return rc;
-    clear_folder(folder, -1);
+    clear_folder(folder, 0);
     CRASH_POINT(blob_remove);
     if (rmdir(folder) < 0 && errno != ENOENT)
         return blob_errno(err, errno, "delete", folder);
     return 0;
 }
 
+/* Ages are counted by the volume's clock, that of a file just written: this machine's may be days off, and would take
+ * away what others are writing. */
 int blob_sweep(const char *volume, int64_t max_age_s)
 {
-    char folder[BLOB_PATH];
-    return str_format(folder, sizeof(folder), "%s/tmp", volume) < 0 ? 0 : clear_folder(folder, max_age_s);
+    char folder[BLOB_PATH], path[BLOB_PATH];
+    struct stat st;
+    int fd = -1;
+    if (str_format(folder, sizeof(folder), "%s/tmp", volume) < 0 ||
+        open_tmp(path, sizeof(path), volume, &fd, NULL) < 0)
+        return 0;
+    bool known = write(fd, "x", 1) == 1 && fstat(fd, &st) == 0;
+    close(fd);
+    unlink(path);
+    return known ? clear_folder(folder, st.st_mtime - (time_t)max_age_s) : 0;
 }

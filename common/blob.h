@@ -67,13 +67,14 @@ int blob_delete(const char *volume, const char *key, struct err *err); /* not th
 /* {volume}/results/<job>/<attempt>-<name>; with make, the folder is made. job is checked (no path in it). */
 int blob_result_path(const char *volume, const char *job, int64_t attempt, const char *name, bool make,
                      char *ret, size_t size, struct err *err);
-/* fsync of tmp, rename to path, fsync of the folder. tmp is gone afterwards in every case. */
+/* fsync of tmp, rename to path, fsync of the folder. tmp is gone afterwards in every case. ERR_IO when it was gone before. */
 int blob_publish(const char *tmp, const char *path, struct err *err);
 /* Writes bytes to path that way. */
 int blob_publish_bytes(const char *path, const void *bytes, size_t n, struct err *err);
 /* Removes every result of a job. Not there: 0. */
 int blob_delete_results(const char *volume, const char *job, struct err *err);
-/* Removes what dead writers left in {volume}/tmp: files older than max_age_s. Returns how many. */
+/* Removes what dead writers left in {volume}/tmp: files older than max_age_s by the volume's
+ * own clock. Returns how many. */
 int blob_sweep(const char *volume, int64_t max_age_s);
 
 /* errno to a code and a sentence: ENOSPC, EDQUOT -> NOSPACE; EROFS -> IO "the volume is read-only"; ENOENT ->
