@@ -97,7 +97,7 @@ class KeyClient(Client):
         return self.form("/v1/jobs", parts + [(k, str(v)) for k, v in fields.items()], **(headers or {}))
 
 
-USUAL = {"alpha": {"keys": [entry("alice")]}, "beta": {"keys": [entry("bob")]}, "ops": {"keys": [entry("root", "admin")]}}
+USUAL = {"alpha": {"keys": [entry("alice")]}, "gamma": {"keys": [entry("bob")]}, "ops": {"keys": [entry("root", "admin")]}}
 
 
 class Setup:
@@ -253,8 +253,8 @@ def test_lists(usual):
         assert got.status == 200, got.body
         return [j["id"] for j in got.json["jobs"]]
     assert ids(usual.alice) == [a] and ids(usual.bob) == [b] and ids(usual.root) == [c, b, a]
-    assert ids(usual.root, "&tenant=beta") == [b] and ids(usual.alice, "&tenant=alpha") == [a]
-    got = usual.alice("GET", "/v1/jobs?tenant=beta")
+    assert ids(usual.root, "&tenant=gamma") == [b] and ids(usual.alice, "&tenant=alpha") == [a]
+    got = usual.alice("GET", "/v1/jobs?tenant=gamma")
     assert got.status == 422 and got.json["detail"] == "tenant: the key alice is for the jobs of alpha"
     assert [usual.root("GET", "/v1/jobs/" + j).status for j in (a, b, c)] == [200] * 3
     usual.root("POST", "/v1/queue/purge")
