@@ -99,7 +99,7 @@ static int history(const struct cli *c, const char *id, struct err *err)
     char path[256], why[500];
     size_t i;
     if (http_path(path, sizeof path, "/v1/jobs/%s?history=1", id) < 0)
-        return err_set(err, ERR_INVALID, "%.60s is no job's id", id);
+        return err_set(err, ERR_INVALID, "\"%.60s\" is no job's id", id);
     int rc = http_json(c, "GET", path, NULL, 30, &job, err);
     if (rc == 0 && c->json) {
         cli_print_json(json_incref(job));
@@ -147,7 +147,7 @@ static int retry_all(const struct cli *c, const struct args_rest *r, int *ret_ba
         json_t *answer = NULL;
         int one = http_path(path, sizeof path, "/v1/jobs/%s/retry", r->word[i]);
         if (one < 0)
-            err_set(&why, ERR_INVALID, "%.60s is no job's id", r->word[i]);
+            err_set(&why, ERR_INVALID, "\"%.60s\" is no job's id", r->word[i]);
         else
             one = http_json(c, "POST", path, NULL, 30, &answer, &why);
         json_decref(answer);

@@ -44,10 +44,11 @@ int http_query(char *path, size_t size, const char *name, const char *value)
 
 int http_path(char *dst, size_t size, const char *path, const char *word)
 {
+    static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-";
     const char *at = strstr(path, "%s");
-    int rc = str_format(dst, size, "%.*s", (int)(at - path), path);
-    if (rc == 0)
-        rc = escape(dst, size, word);
+    if (!*word || word[strspn(word, plain)])
+        return ERR_INVALID;
+    int rc = str_format(dst, size, "%.*s%s", (int)(at - path), path, word);
     if (rc == 0) {
         size_t n = strlen(dst);
         rc = str_copy(dst + n, size - n, at + 2);

@@ -21,7 +21,8 @@ int http_json(const struct cli *c, const char *method, const char *path, const j
               json_t **ret, struct err *err);
 /* "&name=value" (or '?'), percent-encoded, onto a path. value NULL: nothing. ERR_TOOBIG. */
 int http_query(char *path, size_t size, const char *name, const char *value);
-/* path's one "%s" becomes the word, percent-encoded: a job's id or a worker's name that a person typed. ERR_TOOBIG. */
+/* path's one "%s" becomes the word, a job's id or a worker's name that a person typed. ERR_INVALID when it cannot be one,
+ * ERR_TOOBIG. */
 int http_path(char *dst, size_t size, const char *path, const char *word);
 /* A multipart form. up, if given, is called with the bytes sent and their total. */
 int http_form(const struct cli *c, const char *path, const struct http_part *part, int n,

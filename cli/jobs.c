@@ -113,7 +113,7 @@ static int tell_why(const struct cli *c, const char *id, struct err *err)
     json_t *answer = NULL;
     char path[256];
     if (http_path(path, sizeof path, "/v1/jobs/%s/why", id) < 0)
-        return err_set(err, ERR_INVALID, "%.60s is no job's id", id);
+        return err_set(err, ERR_INVALID, "\"%.60s\" is no job's id", id);
     int rc = http_json(c, "GET", path, NULL, 30, &answer, err);
     if (rc == 0 && c->json)
         cli_print_json(json_incref(answer));

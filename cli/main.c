@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "common/job.h"
+#include "common/schema.h"
 #include "common/str.h"
 #include "common/version.h"
 
@@ -45,21 +47,49 @@ static int help(FILE *to)
     return to == stdout ? CLI_OK : CLI_USAGE;
 }
 
-/* bash asks the program itself: `troupe COMMAND --help` holds every option. */
+/* bash asks the program itself: `troupe COMMAND --help` holds every option; jobs and workers come from the dispatcher. */
+static const char completion_script[] =
+    "version completion help'\n"
+    "    else\n"
+    "        case $prev in\n"
+    "        --state) words=$states ;;\n"
+    "        --code) words=$codes ;;\n"
+    "        --generator) words=$generators ;;\n"
+    "        *) case $cur in\n"
+    "            -*) words=$(\"$me\" \"${COMP_WORDS[1]}\" --help 2>/dev/null | grep -oE '^ +--[a-z][a-z_-]*' | tr -d ' ' | "
+    "tr _ -) ;;\n"
+    "            *) words=$(_troupe_names \"$me\" \"${COMP_WORDS[1]}\") ;;\n"
+    "            esac ;;\n"
+    "        esac\n"
+    "    fi\n"
+    "    COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n"
+    "    [ ${#COMPREPLY[@]} -gt 0 ] || COMPREPLY=($(compgen -f -- \"$cur\"))\n"
+    "}\n"
+    "_troupe_names() {\n"
+    "    case $2 in\n"
+    "    quiet) \"$1\" workers 2>/dev/null | awk 'NF > 2 {print $1}' ;;\n"
+    "    retry | dead | redrive) \"$1\" dead --limit 100 2>/dev/null | grep -oE '^[0-9a-f-]{36}' ;;\n"
+    "    watch | cancel | why) \"$1\" jobs --limit 100 2>/dev/null | grep -oE '^[0-9a-f-]{36}' ;;\n"
+    "    esac\n"
+    "}\n"
+    "complete -o filenames -F _troupe troupe\n";
+
 static int completion(void)
 {
-    fputs("_troupe() {\n    local cur=${COMP_WORDS[COMP_CWORD]} words\n    if [ \"$COMP_CWORD\" = 1 ]; "
-          "then\n        words='",
-          stdout);
+    fputs("_troupe() {\n    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} me=${COMP_WORDS[0]} words\n"
+          "    local states='", stdout);
+    for (int i = 0; i < JOB_STATE_COUNT; i++)
+        fprintf(stdout, "%s ", job_state_text((enum job_state)i));
+    fputs("' codes='", stdout);
+    for (int i = 1; i < ERR_COUNT; i++)
+        fprintf(stdout, "%s ", err_name(-i));
+    fputs("' generators='", stdout);
+    for (size_t i = 0; schema_at(i); i++)
+        fprintf(stdout, "%s ", schema_at(i)->generator);
+    fputs("'\n    if [ \"$COMP_CWORD\" = 1 ]; then\n        words='", stdout);
     for (size_t i = 0; i < N_COMMANDS; i++)
         fprintf(stdout, "%s ", commands[i].name);
-    fputs("version completion help'\n    else\n"
-          "        words=$(\"${COMP_WORDS[0]}\" \"${COMP_WORDS[1]}\" --help 2>/dev/null | grep -oE '^ "
-          "+--[a-z][a-z_-]*' | tr -d ' ' | tr _ -)\n"
-          "    fi\n    COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n"
-          "    [ ${#COMPREPLY[@]} -gt 0 ] || COMPREPLY=($(compgen -f -- \"$cur\"))\n}\n"
-          "complete -o filenames -F _troupe troupe\n",
-          stdout);
+    fputs(completion_script, stdout);
     return CLI_OK;
 }
 

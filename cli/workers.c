@@ -58,7 +58,7 @@ static int set_quiet(const struct cli *c, const char *name, bool off, struct err
     char path[256], shown[80];
     json_t *answer = NULL;
     if (http_path(path, sizeof path, off ? "/v1/workers/%s/quiet?off=1" : "/v1/workers/%s/quiet", name) < 0)
-        return err_set(err, ERR_INVALID, "%.60s is no worker's name", name);
+        return err_set(err, ERR_INVALID, "\"%.60s\" is no worker's name", name);
     int rc = http_json(c, "POST", path, NULL, 30, &answer, err);
     if (rc == 0 && c->json)
         cli_print_json(json_incref(answer));
