@@ -102,6 +102,10 @@ static void extra_parameters(const struct route *t, json_t *list)
     bool get = strcmp(t->method, "GET") == 0;
     if (get && strcmp(t->path, "/v1/jobs") == 0) {
         add_query(list, "state", "string", "only jobs in this state");
+        add_query(list, "generator", "string", "only this generator's");
+        add_query(list, "code", "string", "only jobs that failed with this code");
+        add_query(list, "worker", "string", "only jobs that this worker had last");
+        add_query(list, "tenant", "string", "only this tenant's (a key of scope jobs sees its own tenant's anyway)");
         add_query(list, "limit", "integer", "1 to 100; 20 unless given");
         add_query(list, "cursor", "string", "from the page before");
     } else if (get && strcmp(t->path, "/v1/jobs/{id}") == 0) {
@@ -112,6 +116,9 @@ static void extra_parameters(const struct route *t, json_t *list)
                                 "description", "the same key and body: the same job, for 24 hours", "schema", "type",
                                 "string", "maxLength", 255);
         json_array_append_new(list, key);
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:{s:s}}", "name", "traceparent", "in", "header", "description",
+                                              "W3C trace context: kept with the job, and in the logs", "schema", "type",
+                                              "string"));
     }
 }
 
@@ -153,6 +160,10 @@ static json_t *operation(const struct route *t, const struct app *app)
     json_t *answer = json_object_get(json_object_get(o, "responses"), ok);
     if (strcmp(ok, "204") != 0)
         json_object_set_new(answer, "content", json_pack("{s:{}}", media_type_of(t)));
+    if (t->body == ROUTE_BODY_SUBMIT)
+        json_object_set_new(json_object_get(o, "responses"), "200",
+                            json_pack("{s:s, s:{s:{}}}", "description", "an earlier video of the very same request (X-Cache: hit)",
+                                      "content", "application/json"));
     if (body)
         json_object_set_new(o, "requestBody", body);
     if (t->flags & ROUTE_OPEN)
