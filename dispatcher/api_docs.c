@@ -162,7 +162,7 @@ static json_t *operation(const struct route *t, const struct app *app)
         json_object_set_new(answer, "content", json_pack("{s:{}}", media_type_of(t)));
     if (t->body == ROUTE_BODY_SUBMIT)
         json_object_set_new(json_object_get(o, "responses"), "200",
-                            json_pack("{s:s, s:{s:{}}}", "description", "an earlier video of the very same request (X-Cache: hit)",
+                            json_pack("{s:s, s:{s:{}}}", "description", "an earlier video of the very same request",
                                       "content", "application/json"));
     if (body)
         json_object_set_new(o, "requestBody", body);
