@@ -278,11 +278,8 @@ static int run_job(struct claim *c, const struct queue_claimed *job)
         settle_job(c, job, rc, err.text, result, report); /* a whole result of a lost attempt is kept as late */
     else if (why == LEASE_DRAIN && rc == ERR_CANCEL)
         release_job(c, job);
-    else if (why != LEASE_LOST)
+    else /* lost: the fence refuses it, and tells when the job is gone with its record */
         settle_job(c, job, rc, err.text, NULL, NULL);
-    else
-        LOG(WARN, "job lost to another attempt", log_str("job", job->job.id),
-            log_int("attempt", job->attempt));
     json_decref(result);
     json_decref(report);
     return rc == ERR_DEVICE ? rc : 0;
@@ -413,7 +410,8 @@ static int connect_redis(struct claim *c, struct err *err)
         int rc = redis_sync_setup(c->redis, &why);
         if (rc == 0)
             return 0;
-        bool soon = strstr(why.text, "not reachable") || strstr(why.text, "loading");
+        bool soon = strstr(why.text, "not reachable") || strstr(why.text, "loading") ||
+                    strstr(why.text, "closed the connection") || strstr(why.text, "did not answer");
         if (!soon || clock_us() > deadline)
             return err_set(err, rc, "%s%s", why.text,
                            soon ? " (gave up waiting; start it, or name another with --redis)" : "");
