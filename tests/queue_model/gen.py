@@ -11,8 +11,8 @@ LABELS = {"w1": "eu,h100", "w2": "h100", "w3": "", "w4": "eu", "w5": "eu"}
 JUMPS = ((60, 0), (100, 5), (60, 300), (60, 1000), (20, 2500), (10, 6000), (6, 16000), (4, 31000), (2, 300000), (1, 40000000))
 
 WEIGHTS = {
-    "submit": 160, "claim": 170, "renew": 40, "progress": 40, "settle": 110, "release": 25, "cancel": 35, "expire": 70,
-    "retry": 25, "redrive": 6, "delete": 35, "purge": 2, "pause": 14, "tenant": 10, "get": 25, "list": 15, "why": 25, "stats": 12,
+    "submit": 150, "claim": 220, "renew": 30, "progress": 40, "settle": 80, "release": 15, "cancel": 35, "expire": 70,
+    "retry": 25, "redrive": 6, "delete": 35, "purge": 1, "pause": 12, "tenant": 10, "get": 25, "list": 15, "why": 25, "stats": 12,
     "workers": 6, "tenants": 6, "models": 4, "hello": 50, "bye": 8, "quiet": 12, "hook_take": 20, "hook_done": 25, "hooks": 8,
 }
 
@@ -25,17 +25,18 @@ class Generator:
         self.gang, self.caps, self.few = rng.random() < 0.4, rng.random() < 0.5, rng.random() < 0.5
         self.gens = {w: rng.choice(("avatar,tryon", "avatar,tryon", "avatar")) for w in HOSTS}
         self.tokens, self.forced = {}, []
+        self.calm = rng.random() < 0.6  # expire comes in time, so that leases may run out; few outer disturbances
         self.weights = dict(WEIGHTS)
-        if rng.random() < 0.3:
-            self.weights.update(pause=1, quiet=1, purge=0, bye=1)
+        if self.calm:
+            self.weights.update(pause=4, quiet=4, purge=0, bye=2, expire=130)
 
     def operation(self):
         """(name, arguments, record or None, milliseconds that pass before it)"""
         rng = self.rng
         dt = rng.choices([j[1] for j in JUMPS], [j[0] for j in JUMPS])[0]
         dt = rng.randint(0, dt) if dt and rng.random() < 0.7 else dt
-        if dt > 20000 and rng.random() < 0.5:
-            dt = 0
+        if self.calm:
+            dt = min(dt, 2600)
         name = rng.choices(list(self.weights), list(self.weights.values()))[0]
         if (self.m.now + dt) // DAY_MS != self.m.now // DAY_MS:
             self.forced = [2600, 2600]  # the day's budgets begin with an expire, once Redis is known to be there
@@ -56,10 +57,10 @@ class Generator:
 
     def held(self):
         """id and attempt of a worker: mostly of one that holds the job."""
-        id = self.id_of("running") if self.rng.random() < 0.85 else self.id_of()
+        id = self.id_of("running") if self.rng.random() < 0.93 else self.id_of()
         job = self.m.jobs.get(id)
         attempt = job.attempt if job else 1
-        if self.rng.random() < 0.12:
+        if self.rng.random() < 0.1:
             attempt = max(0, attempt + self.rng.choice((-1, -1, 1)))
         return id, attempt, job
 
@@ -85,7 +86,7 @@ class Generator:
              "bytes": rng.choice((0, 0, 900, 1000, 1001, 4000)), "gflop": rng.choice((0, 0.0, 10.5, 2000)), "gmin": gmin,
              "gmax": max(gmin, rng.choice((1, 2, 4))), "labels": rng.choice(("", "", "", "eu", "eu,h100")),
              "tenant": rng.choice(self.names), "ds": rng.choice((0, 0, 0, 500, 20000)), "dr": rng.choice((0, 0, 0, 800, 20000)),
-             "ttl": rng.choice((1000, 60000, 604800000)), "idem": rng.choice(("", "", "k 1", "k2")), "fp": rng.choice(("x", "x", "y")),
+             "ttl": rng.choice((1000, 60000, 604800000)), "idem": rng.choice(("", "", "", "k 1", "k2", "k3", "k4")), "fp": rng.choice("xxxxxy"),
              "cache": rng.choice(("", "", "c1", "c2")), "due": 0, "delay": 0, "hook": hook, "max": rng.choice((1000, 1000, 1000, 12))}
         if self.few and waiting > 12:
             a["max"] = rng.choice((10, 15))
@@ -122,7 +123,7 @@ class Generator:
     def pause(self):
         scope = self.rng.choice(("queue", "generator", "tenant"))
         name = {"queue": "", "generator": self.rng.choice(GENS), "tenant": self.rng.choice(self.names)}[scope]
-        on = self.rng.random() < 0.4
+        on = self.rng.random() < 0.3
         if self.m.paused and not on and self.rng.random() < 0.8:
             scope, _, name = self.rng.choice(sorted(self.m.paused)).partition(":")
         return {"scope": scope, "name": name, "on": on}
@@ -166,7 +167,7 @@ class Generator:
         return {"worker": self.rng.choice(self.crew)}
 
     def quiet(self):
-        return {"worker": self.rng.choice(self.crew), "on": self.rng.random() < 0.35}
+        return {"worker": self.rng.choice(self.crew), "on": self.rng.random() < 0.2}
 
     def claim(self):
         rng = self.rng
@@ -176,7 +177,7 @@ class Generator:
             self.tokens[w] = "t%d" % self.serial
         gens = self.gens[w]
         return {"worker": w, "gens": gens, "bytes": MEMORY[w], "ver": rng.choice((2, 2, 2, 1)),
-                "lease": rng.choice((15000, 15000, 400)), "token": self.tokens[w], "labels": LABELS[w],
+                "lease": rng.choice((15000, 15000, 900)), "token": self.tokens[w], "labels": LABELS[w],
                 "warm": rng.choice(("", "avatar", gens)), "host": HOSTS[w], "device": "H100" if w < "w4" else "L4"}
 
     def renew(self):
