@@ -3,7 +3,8 @@ import os
 import shutil
 import subprocess
 
-from api_tools import BUILD, temporary_folder  # noqa: F401
+from api_tools import BUILD
+from cluster_tools import die_with_parent
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 START = os.path.join(ROOT, "deploy", "docker", "start")
@@ -49,7 +50,8 @@ class Image:
         return done.returncode, settings, lines[-1].split() if lines else [], done.stderr
 
     def start(self, *words, log=None, **env):
-        return subprocess.Popen([START, *words], env=self.environment(**env), stdout=log, stderr=subprocess.STDOUT)
+        return subprocess.Popen([START, *words], env=self.environment(**env), stdout=log, stderr=subprocess.STDOUT,
+                                preexec_fn=die_with_parent)
 
     def health(self, **env):
         done = subprocess.run([HEALTH], env=self.environment(**env), capture_output=True, text=True, timeout=20)
