@@ -57,15 +57,17 @@ function act(text, label, path, ask) {
   return button;
 }
 
+/* Once at a time; the button is not disabled, for that would take the focus from it. */
 async function post(button, path) {
-  button.disabled = true;
+  if (button.dataset.busy) return;
+  button.dataset.busy = "yes";
   try {
     await api(path, { method: "POST" });
     boardProblem("");
   } catch (err) {
     boardProblem(err.message);
   }
-  button.disabled = false;
+  delete button.dataset.busy;
   await showBoard();
 }
 

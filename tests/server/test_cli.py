@@ -191,6 +191,20 @@ def test_submit_watch_jobs_cancel(place, tmp_path):
     assert troupe("jobs", "--limit", "0", *at).returncode == 2
 
 
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def test_a_trace_in_the_worker_s_log(place):
+    with open(FACE, "rb") as face, open(SPEECH, "rb") as speech:
+        answer = place.api.form("/v1/jobs", [("image", ("f", face.read())), ("audio", ("s", speech.read())), ("size", "64"),
+                                             ("num_frames", "9"), ("num_inference_steps", "1")], traceparent=TRACE)
+    job = answer.json["id"]
+    place.done(job)
+    lines = until(lambda: [x for x in place.workers[0].log().splitlines() if job in x and "job ended" in x]) + [
+        x for x in place.workers[0].log().splitlines() if job in x and "job claimed" in x]
+    assert len(lines) == 2 and all("trace=" + TRACE in x for x in lines)
+
+
 @pytest.mark.parametrize("words", [["jobs"], ["watch", "x"], ["cancel", "x"], ["submit", *SMALL[:4]]], ids=lambda w: w[0])
 def test_nobody_answers(words):
     done = troupe(*words, "--server", NOWHERE, "--json")
