@@ -20,6 +20,7 @@
 
 enum {
     WAKE_MS = 10,         /* from an event to the look for what it brought */
+    QUIET_MS = 50,        /* the same while looks find nothing: most queues have no webhooks */
     IDLE_MS = 5000,       /* between two looks when nothing happens */
     TAKE_MAX = 50,        /* the queue's limit a command */
     HOLD_EXTRA_MS = 6000, /* held longer than a try may take: the job's fetch and the report */
@@ -50,6 +51,7 @@ struct webhook {
     int n_slots, n_busy;
     bool taking, again; /* a look is on its way; look once more after it */
     int64_t taking_us;  /* since when */
+    bool found;         /* the last look brought something, or said that something waits */
     bool draining;
     int64_t drain_until_us;
 };
@@ -316,12 +318,13 @@ static void on_taken(void *arg, int rc, const void *bytes, size_t len, const str
     for (size_t i = 0; rc == 0 && !w->draining && i < n; i++)
         start(w, &hooks[i], w->taking_us + hold_ms(w) * CLOCK_MS);
     mem_free(hooks);
+    w->found = n > 0 || next_ms >= 0;
     bool more = w->again;
     w->again = false;
     if (rc == 0 && next_ms >= 0 && next_ms < IDLE_MS)
         look(w, next_ms > WAKE_MS ? next_ms : WAKE_MS);
     else
-        look(w, rc == 0 && more ? WAKE_MS : IDLE_MS);
+        look(w, rc == 0 && more ? w->found ? WAKE_MS : QUIET_MS : IDLE_MS);
 }
 
 static void tell_untold(struct webhook *w)
@@ -351,9 +354,10 @@ static void take(struct webhook *w)
 
 static void on_event(void *arg, const char *stream_id, const struct queue_event *e)
 {
+    struct webhook *w = arg;
     (void)stream_id;
     (void)e;
-    look(arg, WAKE_MS);
+    look(w, w->found ? WAKE_MS : QUIET_MS);
 }
 
 /* ---- life ---- */
