@@ -17,7 +17,8 @@
  * may show a job that has ended.
  *
  * When: an event of the queue makes a look due 10 ms later (50 ms while none finds anything; many events are one look);
- * otherwise the queue says when the next delivery is due, and every 5 s something is asked in any case. A look is one command, and only one is on its way.
+ * otherwise the queue says when the next delivery is due, and every 5 s something is asked in any case. A look is one
+ * command, and only one is on its way.
  */
 #ifndef DISPATCHER_WEBHOOK_H
 #define DISPATCHER_WEBHOOK_H
