@@ -56,7 +56,7 @@ struct command {
 };
 
 command_fn up_command, run_command, submit_command, watch_command, jobs_command, jobs_cancel, jobs_why,
-    queue_command, queue_pause, queue_resume, queue_purge, dead_command, dead_redrive, dead_retry, workers_command, workers_quiet,
-    top_command, delegate_plan, doctor_command, delegate_bench;
+    queue_command, queue_pause, queue_resume, queue_purge, dead_command, dead_redrive, dead_retry, workers_command,
+    workers_quiet, top_command, delegate_plan, doctor_command, delegate_bench;
 
 #endif

@@ -119,7 +119,9 @@ int dead_command(struct cli *c, int argc, char **argv)
 {
     struct filter f = {0};
     const char *limit = NULL;
-    const struct arg own[] = {FILTER_ARGS(f), {"limit", &limit, NULL, "N", "at most so many, the last to fail first [20]"}, {0}};
+    const struct arg own[] = {FILTER_ARGS(f),
+                              {"limit", &limit, NULL, "N", "at most so many, the last to fail first [20]"},
+                              {0}};
     struct args_rest r = {0};
     struct err err = {0};
     int rc = args_read(c, argc, argv, own, false, ARGS_ANY, &r, &err);

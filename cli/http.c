@@ -106,30 +106,37 @@ static int no_answer(const struct call *h, const struct cli *c, CURLcode e, stru
                    curl_easy_strerror(e));
 }
 
+static int code_of(long status)
+{
+    static const struct {
+        long status;
+        int code;
+    } known[] = {{404, ERR_NOTFOUND}, {401, ERR_AUTH},    {403, ERR_AUTH},    {409, ERR_CONFLICT},
+                 {413, ERR_TOOBIG},   {422, ERR_INVALID}, {400, ERR_INVALID}, {429, ERR_LIMIT}};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (known[i].status == status)
+            return known[i].code;
+    }
+    return ERR_IO;
+}
+
 /* The server's own sentence, or the status. */
 static int refused(const struct call *h, const struct cli *c, long status, struct err *err)
 {
     json_t *v = NULL;
-    const char *detail = NULL, *title = NULL, *name = NULL;
-    if (h->answer.data && json_parse(h->answer.data, h->answer.len, 16, &v, NULL) == 0) {
-        detail = json_string_value(json_object_get(v, "detail"));
-        title = json_string_value(json_object_get(v, "title"));
-        name = json_string_value(json_object_get(v, "code"));
-    }
-    int code = status == 404                    ? ERR_NOTFOUND
-               : status == 401 || status == 403 ? ERR_AUTH
-               : status == 409                  ? ERR_CONFLICT
-               : status == 413                  ? ERR_TOOBIG
-               : status == 422 || status == 400 ? ERR_INVALID
-               : status == 429                  ? ERR_LIMIT
-                                                : ERR_IO;
-    if (name)
+    int code = code_of(status);
+    if (h->answer.data)
+        json_parse(h->answer.data, h->answer.len, 16, &v, NULL); /* or nothing: then the status has to do */
+    const char *detail = cli_text(v, "detail"), *name = cli_text(v, "code");
+    if (!*detail)
+        detail = cli_text(v, "title");
+    if (*name)
         code = err_parse(name);
-    if (status == 405 || (status == 404 && detail && str_starts(detail, "there is nothing at ")))
+    if (status == 405 || (status == 404 && str_starts(detail, "there is nothing at ")))
         code = err_set(err, ERR_UNSUPPORTED, "the dispatcher at %s is older than this program and cannot do that: renew it",
                        c->server);
-    else if (detail || title)
-        err_set(err, code, "%s", detail ? detail : title);
+    else if (*detail)
+        err_set(err, code, "%s", detail);
     else
         err_set(err, code, "the dispatcher answered HTTP %ld", status);
     json_decref(v);

@@ -132,8 +132,8 @@ int top_command(struct cli *c, int argc, char **argv)
         rc = err_set(&err, ERR_INVALID, "--interval: %s is not a number of seconds from 0.1 to 3600", text);
     if (rc == 0 && r.help)
         args_help(c, "[--interval SECONDS]",
-                  "The queue as it is now: numbers, levels, workers, the last failures. q ends it, the space bar draws at once.\n"
-                  "Without a terminal, and with --json: once.",
+                  "The queue as it is now: numbers, levels, workers, the last failures. q ends it, the space bar draws\n"
+                  "at once. Without a terminal, and with --json: once.",
                   own, false);
     else if (rc == 0)
         rc = run(c, interval, &err);

@@ -164,8 +164,9 @@ static void worker(struct page *p, const json_t *w)
     const char *style = strcmp(state, "busy") == 0 ? GREEN : strcmp(state, "idle") == 0 ? NORMAL : YELLOW;
     double total = cli_num(w, "total", 0);
     cli_clean(name, sizeof name, cli_text(w, "name"));
+    cli_clean(device, sizeof device, cli_text(w, "device"));
     if (!job[0]) {
-        line(p, "%-18.18s %s%-8s" NORMAL " " DIM "%s", name, style, state, cli_clean(device, sizeof device, cli_text(w, "device")));
+        line(p, "%-18.18s %s%-8s" NORMAL " " DIM "%s", name, style, state, device);
         return;
     }
     bar(cells, sizeof cells, total > 0 ? cli_num(w, "step", 0) / total : 0, p->width > 100 ? BAR_MAX : 10);
@@ -202,8 +203,10 @@ static void failures(struct page *p, const json_t *list, int share)
         char when[32], id[48], code[24], why[400];
         str_copy(when, sizeof when, cli_text(job, "finished_at"));
         when[19] = 0;
-        line(p, "%s %s  " RED "%-8s" NORMAL "  %s", strlen(when) > 11 ? when + 11 : "", id_of(p, cli_text(job, "id"), id, sizeof id),
-             cli_clean(code, sizeof code, cli_text(job, "error_code")), cli_clean(why, sizeof why, cli_text(job, "error")));
+        cli_clean(code, sizeof code, cli_text(job, "error_code"));
+        cli_clean(why, sizeof why, cli_text(job, "error"));
+        line(p, "%s %s  " RED "%-8s" NORMAL "  %s", strlen(when) > 11 ? when + 11 : "",
+             id_of(p, cli_text(job, "id"), id, sizeof id), code, why);
     }
 }
 

@@ -53,8 +53,8 @@ static int check_code(const char *code, struct err *err)
         names[n++] = err_name(-c);
     }
     const char *best = str_nearest(code, names);
-    return err_set(err, ERR_INVALID, "code: %.40s is no error's name%s%s%s", code, best ? "; did you mean " : "; /docs lists them",
-                   best ? best : "", best ? "?" : "");
+    return err_set(err, ERR_INVALID, "code: %.40s is no error's name%s%s%s", code,
+                   best ? "; did you mean " : "; /docs lists them", best ? best : "", best ? "?" : "");
 }
 
 static int check_name(const char *field, const char *name, struct err *err)
