@@ -30,7 +30,8 @@ enum { CONF_DISPATCHER = 1, CONF_WORKER = 2, CONF_CLI = 4, CONF_ALL = 7 };
 /* type, name, default (text), min, max, other environment names (by spaces), programs, help */
 #define CONF_MAP(X)                                                                                          \
     X(STR, redis, "redis://127.0.0.1:6379/0", 0, 0, "", CONF_ALL,                                            \
-      "where Redis is: redis://[:password@]host[:port][/db], or unix:///path/to/socket")                     \
+      "where Redis is: redis://[user:password@]host[:port][,...][/db], rediss:// with TLS, "                 \
+      "redis+sentinel://host[,...]/master, unix:///path/to/socket")                                          \
     X(STR, queue, "avatar", 0, 0, "", CONF_ALL, "name of the queue; its keys in Redis begin with {name}")    \
     X(STR, volume, "./volume", 0, 0, "", CONF_ALL, "folder for inputs and results, shared by all programs")  \
     X(STR, ckpts, "./ckpts", 0, 0, "", CONF_WORKER | CONF_CLI,                                               \
@@ -84,6 +85,8 @@ enum { CONF_DISPATCHER = 1, CONF_WORKER = 2, CONF_CLI = 4, CONF_ALL = 7 };
       "memory that a job may take; one that needs more is refused; 0: what is free (MiB)")                   \
     X(INT, threads, "0", 0, 1024, "", CONF_WORKER | CONF_CLI,                                                \
       "CPU threads; 0: all cores this process may use")                                                      \
+    X(STR, durability, "default", 0, 0, "", CONF_DISPATCHER,                                                 \
+      "a submit is answered: default, once Redis has it; disk, once on its disk; replica, once a replica has it") \
     X(INT, max_queue, "1000", 1, 1000000, "", CONF_DISPATCHER,                                               \
       "jobs that may wait; more are refused with 429")                                                       \
     X(NUM, ttl_s, "604800", 1, 315360000, "", CONF_DISPATCHER,                                               \

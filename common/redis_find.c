@@ -43,7 +43,7 @@ static bool parse_moved(const char *text, size_t len, const struct redis_place *
 
 enum redis_turn redis_find_turn(const char *text, size_t len, const struct redis_place *at, struct redis_route *route)
 {
-    static const char *const elsewhere[] = {"READONLY", "UNBLOCKED", "MASTERDOWN"};
+    static const char *const elsewhere[] = {"READONLY", "UNBLOCKED", "MASTERDOWN", "NOREPLICAS"};
     static const char *const later[] = {"ASK ", "TRYAGAIN", "CLUSTERDOWN", "LOADING"};
     struct redis_host to;
     if (begins(text, len, "MOVED ") && parse_moved(text, len, at, &to)) {
@@ -75,6 +75,7 @@ int redis_find_error(const char *text, size_t len, struct err *err)
         {"CLUSTERDOWN", "the Redis cluster is down: not every slot has a node that is up (redis-cli --cluster check)"},
         {"MASTERDOWN", "this Redis is a replica that has lost its master"},
         {"UNBLOCKED", "this Redis has become a replica"},
+        {"NOREPLICAS", "Redis takes no changes: it has fewer replicas than its min-replicas-to-write"},
         {"ERR SELECT is not allowed in cluster", "a Redis cluster has only database 0: take the number off the setting redis"},
         {"ERR No such master", "the sentinel does not know the master of the setting redis"},
     };
@@ -161,12 +162,25 @@ int redis_find_why(const struct redisContext *c, struct redis_tls *tls, const st
                    closed && !tls ? "; if it is a port for TLS, the setting redis must begin with rediss://" : "");
 }
 
+static int log_in(redisContext *c, struct redis_tls *tls, const char *user, const char *password, int64_t until_us,
+                  struct err *err)
+{
+    struct err why = {0};
+    const char *words[] = {"AUTH", user[0] ? user : password, password};
+    if (!password[0])
+        return 0;
+    redisReply *reply = redis_find_ask(c, until_us, user[0] ? 3 : 2, words, &why);
+    if (!reply)
+        return redis_find_why(c, tls, &why, err);
+    freeReplyObject(reply);
+    return 0;
+}
+
 int redis_find_open(const struct redis_url *u, const struct redis_place *p, const char *user, const char *password,
                     int64_t until_us, struct redisContext **ret, struct redis_tls **ret_tls, struct err *err)
 {
     redisContext *c = NULL;
     struct redis_tls *tls = NULL;
-    struct err why = {0};
     int rc = 0;
     if (p->path[0])
         c = redisConnectUnixWithTimeout(p->path, left_of(until_us));
@@ -176,13 +190,8 @@ int redis_find_open(const struct redis_url *u, const struct redis_place *p, cons
         rc = err_set(err, ERR_NOMEM, "no memory for a Redis connection");
     if (rc == 0 && (c->err || make_blocking(c, until_us) < 0))
         rc = err_set(err, ERR_REDIS, "%s", c->err ? c->errstr : "the socket cannot be set up");
-    if (rc == 0 && password[0]) {
-        const char *words[] = {"AUTH", user[0] ? user : password, password};
-        redisReply *reply = redis_find_ask(c, until_us, user[0] ? 3 : 2, words, &why);
-        if (!reply)
-            rc = redis_find_why(c, tls, &why, err);
-        freeReplyObject(reply);
-    }
+    if (rc == 0)
+        rc = log_in(c, tls, user, password, until_us, err);
     if (rc == 0) {
         *ret = c;
         *ret_tls = tls;
@@ -270,6 +279,11 @@ static int ask_sentinels(const struct redis_url *u, struct redis_route *route, i
         err_wrap(&why, "the sentinel at %s", redis_find_show(&at, name, sizeof(name)));
     }
     return err_set(err, ERR_REDIS, "no sentinel names the master: %s", why.text);
+}
+
+bool redis_find_same(const struct redis_place *a, const struct redis_place *b)
+{
+    return strcmp(a->host.name, b->host.name) == 0 && a->host.port == b->host.port && strcmp(a->path, b->path) == 0;
 }
 
 int redis_find(const struct redis_url *u, struct redis_route *route, bool look_up, int64_t until_us, struct redis_place *ret,

@@ -46,6 +46,7 @@ int redis_find(const struct redis_url *u, struct redis_route *route, bool look_u
 /* True when redis_find answers without waiting: a socket, a number, or TLS without sentinels. */
 bool redis_find_is_quick(const struct redis_url *u, const struct redis_route *route);
 void redis_find_lost(struct redis_route *route); /* another seed comes next */
+bool redis_find_same(const struct redis_place *a, const struct redis_place *b);
 /* "host:port" or the path, for messages. Returns dst. */
 const char *redis_find_show(const struct redis_place *p, char *dst, size_t size);
 

@@ -18,6 +18,8 @@
 #define SETUP_MS 5000
 #define PAUSE_US (50 * CLOCK_MS)
 #define HOPS_MAX 5 /* redirections in a row without a pause */
+#define WATCH_US (1 * CLOCK_S) /* how often sentinels are asked whether the master is still the one; later if none answers */
+#define WATCH_TRY_US (300 * CLOCK_MS)
 #define INFO_MAX (256 * 1024)
 #define WORDS_MAX 16
 
@@ -29,6 +31,7 @@ struct redis_sync {
     char at[300];             /* the server of place */
     char key[64];             /* redis_sync_key; "": none */
     redisContext *ctx;        /* owned; NULL: not connected */
+    int64_t watch_us;         /* when to ask the sentinels next */
     struct redis_tls *tls;    /* owned, with ctx */
 };
 
@@ -195,6 +198,7 @@ static int connect_now(struct redis_sync *r, struct err *err)
         int64_t left = until_us - clock_us();
         err_clear(&why);
         int rc = connect_once(r, more && left > 2 * PAUSE_US ? until_us - left / 2 : until_us, &go, &why);
+        r->watch_us = clock_us() + WATCH_US;
         if (rc == 0 && !go)
             return 0;
         if (rc == ERR_AUTH)
@@ -210,6 +214,18 @@ static int connect_now(struct redis_sync *r, struct err *err)
     }
 }
 
+/* A master that was replaced may live on for seconds, and take changes that nobody will see. */
+static void watch(struct redis_sync *r)
+{
+    struct redis_place now;
+    if (!r->ctx || !r->place.must_be_master || clock_us() < r->watch_us)
+        return;
+    int rc = redis_find(&r->url, &r->route, false, clock_us() + WATCH_TRY_US, &now, NULL);
+    if (rc == 0 && !redis_find_same(&now, &r->place))
+        disconnect(r);
+    r->watch_us = clock_us() + (rc == 0 ? WATCH_US : 5 * WATCH_US);
+}
+
 /* ---- commands ---- */
 
 /* One command, sent again after a connection that the server had closed while it was idle. */
@@ -217,6 +233,7 @@ static redisReply *send_once(struct redis_sync *r, int argc, const char *const *
                              int64_t timeout_ms, struct err *err)
 {
     struct err lost = {0};
+    watch(r);
     for (int try = 0; try < 2; try++) {
         bool fresh = !r->ctx, closed = false;
         if (fresh && connect_now(r, err) < 0)

@@ -44,8 +44,8 @@ int redis_sync_setup(struct redis_sync *r, struct err *err);
  * ceiling. */
 int redis_sync_call(struct redis_sync *r, const struct queue_cmd *cmd, int64_t timeout_ms, struct buf *reply,
                     struct err *err);
-/* A blocking command (queue_cmd_wake): *ret_woken tells if anything came (not after a redirection: call again). block_ms: how long the command
- * itself may block; the deadline is that and two seconds. */
+/* A blocking command (queue_cmd_wake): *ret_woken tells if anything came (not after a redirection: call again).
+ * block_ms: how long the command itself may block; the deadline is that and two seconds. */
 int redis_sync_wait(struct redis_sync *r, const struct queue_cmd *cmd, int64_t block_ms, bool *ret_woken,
                     struct err *err);
 /* queue_cmd_events and queue_cmd_replay: calls fn for each entry, in order; last_id (size 64) becomes the

@@ -61,17 +61,19 @@ static int parse_user(struct redis_url *u, const char *s, size_t len, struct err
 /* One of the hosts between the commas: name, name:port, [address]:port. */
 static int parse_host(struct redis_host *h, const char *s, size_t len, struct err *err)
 {
-    const char *end = len && *s == '[' ? memchr(s, ']', len) : NULL; /* IPv6 */
-    const char *name = end ? s + 1 : s;
-    const char *rest = end ? end + 1 : memchr(s, ':', len);
-    size_t name_len = end ? (size_t)(end - s) - 1 : rest ? (size_t)(rest - s) : len;
-    if (len && *s == '[' && !end)
+    bool v6 = len && *s == '[';
+    const char *end = memchr(s, v6 ? ']' : ':', len); /* of the name */
+    if (v6 && !end)
         return err_set(err, ERR_INVALID, "redis: the '[' before an IPv6 address is not closed");
+    if (!end)
+        end = s + len;
+    const char *name = s + v6, *rest = end + v6;
+    size_t name_len = (size_t)(end - name);
     if (name_len == 0)
         return err_set(err, ERR_INVALID, "redis: a host is missing; redis://host:6379/0 is the form");
     if (percent(h->name, sizeof(h->name), name, name_len) < 0)
         return err_set(err, ERR_INVALID, "redis: a host's name is too long or not well escaped");
-    if (!rest || rest == s + len)
+    if (rest == s + len)
         return 0;
     if (*rest != ':' || parse_number(rest + 1, (size_t)(s + len - rest - 1), 65535, &h->port) < 0 || h->port == 0)
         return err_set(err, ERR_INVALID, "redis: a host's port must be a number from 1 to 65535");

@@ -202,7 +202,7 @@ static void submit_after(uv_work_t *w, int status)
         reply_error(r, &s->err);
     } else {
         CRASH_POINT(dispatcher_submit);
-        backend_send(s->app->backend, &c, on_submitted, r);
+        backend_send_durable(s->app->backend, &c, on_submitted, r);
     }
 }
 

@@ -12,6 +12,7 @@
 #include "common/redis_find.h"
 #include "common/redis_url.h"
 #include "common/str.h"
+#include "dispatcher/backend_kept.h"
 #include "dispatcher/events.h"
 #include "dispatcher/reply.h"
 
@@ -24,6 +25,7 @@ enum {
 struct backend {
     struct app *app;
     struct redis_async *conn;
+    struct backend_kept *kept; /* owned; NULL: durability default */
     uv_timer_t tick, first;
     int n_refs; /* handles that are not closed, what the pool still works on */
     bool ready, checking, told;
@@ -152,23 +154,50 @@ static void on_version(void *arg, int rc, const struct redisReply *reply)
     }
 }
 
-static void on_info(void *arg, int rc, const struct redisReply *reply)
+static void check_version(struct backend *b)
 {
-    struct backend *b = arg;
     struct err err = {0};
     struct queue_cmd c = {0};
-    const char *text;
-    size_t n;
-    if (!check_reply(b, rc, reply, &text, &n))
-        return;
-    if ((rc = queue_check_info(text, n, &err)) < 0) {
-        not_ready(b, ERR_UNSUPPORTED, &err);
-    } else if ((rc = queue_cmd_version(&c)) < 0) {
+    int rc = queue_cmd_version(&c);
+    if (rc < 0) {
         err_set(&err, rc, "%s", err_text(rc));
         not_ready(b, rc, &err);
     } else {
         check(b, &c, on_version);
     }
+}
+
+/* Of CONFIG GET appendfsync; an error (forbidden, unknown) is an answer too. */
+static void on_config(void *arg, int rc, const struct redisReply *reply)
+{
+    struct backend *b = arg;
+    struct err err = {0};
+    if (rc < 0)
+        err_set(&err, rc, "Redis did not answer while it was checked");
+    else
+        rc = backend_kept_config(b->kept, reply, &err);
+    if (rc < 0)
+        not_ready(b, rc, &err);
+    else
+        check_version(b);
+}
+
+static void on_info(void *arg, int rc, const struct redisReply *reply)
+{
+    struct backend *b = arg;
+    struct err err = {0};
+    const char *text;
+    size_t n;
+    bool ask = false;
+    if (!check_reply(b, rc, reply, &text, &n))
+        return;
+    if (queue_check_info(text, n, &err) < 0 || backend_kept_check(b->kept, text, n, &ask, &err) < 0)
+        not_ready(b, ERR_UNSUPPORTED, &err);
+    else if (ask)
+        redis_async_check(b->conn, on_config, b, 3, (const char *[]){"CONFIG", "GET", "appendfsync"},
+                          (const size_t[]){6, 3, 11});
+    else
+        check_version(b);
 }
 
 static void check_begin(struct backend *b)
@@ -236,6 +265,14 @@ void backend_send(struct backend *b, struct queue_cmd *c, backend_fn fn, void *a
     }
     *k = (struct call){.b = b, .fn = fn, .arg = arg, .start_us = clock_us()};
     command(b, c, on_reply, k);
+}
+
+void backend_send_durable(struct backend *b, struct queue_cmd *c, backend_fn fn, void *arg)
+{
+    if (b->ready && backend_kept_waits(b->kept))
+        backend_kept_send(b->kept, c, fn, arg);
+    else
+        backend_send(b, c, fn, arg);
 }
 
 void backend_ask(struct request *r, int rc, struct queue_cmd *c, const struct err *err, backend_fn fn)
@@ -400,8 +437,11 @@ int backend_new(struct app *app, unsigned wait_ms, void (*on_first)(struct app *
     const char *warning = redis_url_warning(&url);
     if (warning)
         LOG(WARN, "the setting redis is not safe", log_str("why", warning));
-    rc = redis_async_new(app->loop, &o, &b->conn, err);
+    rc = backend_kept_new(app, &url, &b->kept, err);
+    if (rc == 0)
+        rc = redis_async_new(app->loop, &o, &b->conn, err);
     if (rc < 0) {
+        backend_kept_free(b->kept);
         mem_free(b);
         return rc;
     }
@@ -426,6 +466,7 @@ void backend_free(struct backend *b)
         return;
     b->told = true;
     b->ready = false; /* what comes back from the pool sends nothing more */
+    backend_kept_free(b->kept);
     redis_async_free(b->conn);
     uv_close((uv_handle_t *)&b->tick, on_closed);
     uv_close((uv_handle_t *)&b->first, on_closed);

@@ -31,6 +31,8 @@ void backend_free(struct backend *b);
 
 bool backend_ready(const struct backend *b);
 void backend_send(struct backend *b, struct queue_cmd *c, backend_fn fn, void *arg);
+/* A submit: answered once it is kept as the setting `durability` says (backend_kept.h). */
+void backend_send_durable(struct backend *b, struct queue_cmd *c, backend_fn fn, void *arg);
 /* For a handler that has just built c: parks r and sends c (arg is r); or answers why it was not built (rc < 0). */
 void backend_ask(struct request *r, int rc, struct queue_cmd *c, const struct err *err, backend_fn fn);
 /* backend_send for commands whose reply is not one string (the event stream's replay). */

@@ -29,6 +29,7 @@ enum {
     COMMAND_MS = 5000,
     HELD_MS = 100, /* how often a server that has no time now is asked again */
     HOPS_MAX = 5,  /* switches in a row without a pause */
+    WATCH_MS = 1000, /* how often sentinels are asked whether the master is still the one */
     TLS_MORE_MS = 500, /* so that the reason of the TLS side comes before the deadline here */
 };
 
@@ -57,6 +58,7 @@ struct find {
     struct redis_route route;
     struct redis_place place;
     unsigned ms;
+    bool watch; /* only to see whether the master is still the same */
     int rc;
     struct err err;
 };
@@ -80,7 +82,7 @@ struct redis_async {
     redisAsyncContext *ac;
     struct redis_tls *tls;
     uint64_t epoch;
-    uv_timer_t retry, tick, again;
+    uv_timer_t retry, tick, again, watch;
     uint64_t state_deadline;
     uint64_t tick_at; /* loop time for which the tick is armed */
     unsigned pause_ms;
@@ -542,6 +544,19 @@ static void found(struct redis_async *c, const struct find *f)
     connect_next(c);
 }
 
+/* A master that was replaced may live on for seconds, and take changes that nobody will see: it is left when the sentinels
+ * name another. */
+static void watched(struct redis_async *c, const struct find *f)
+{
+    if (f->rc == 0 && c->state == STATE_UP && !redis_find_same(&f->place, &c->place)) {
+        err_clear(&c->why);
+        err_set(&c->why, ERR_REDIS, "the sentinels have named another master");
+        c->turning = true;
+        if (!c->sent.first)
+            switch_server(c);
+    }
+}
+
 static void find_work(uv_work_t *w)
 {
     find_now(w->data);
@@ -551,34 +566,54 @@ static void find_after(uv_work_t *w, int status)
 {
     struct find *f = w->data;
     struct redis_async *c = f->c;
+    bool finding = c && c->state == STATE_FINDING;
     if (c)
         c->find = NULL;
-    if (c && status == 0)
+    if (c && finding && f->watch)
+        on_retry(&c->retry); /* which waited for this one */
+    else if (finding && status == 0)
         found(c, f);
+    else if (c && status == 0)
+        watched(c, f);
     mem_free(f);
+}
+
+/* False: no memory, no thread. c->find then holds it. */
+static bool find_queue(struct redis_async *c, bool watch)
+{
+    struct find *f = mem_zalloc(sizeof *f);
+    if (!f)
+        return false;
+    *f = (struct find){.work.data = f, .c = c, .url = c->url, .route = c->route, .ms = connect_ms(c), .watch = watch};
+    if (uv_queue_work(c->loop, &f->work, find_work, find_after) == 0) {
+        c->find = f;
+        return true;
+    }
+    mem_free(f);
+    return false;
+}
+
+static void on_watch(uv_timer_t *t)
+{
+    struct redis_async *c = t->data;
+    if (c->state == STATE_UP && c->place.must_be_master && !c->find)
+        find_queue(c, true);
 }
 
 static void on_retry(uv_timer_t *t)
 {
     struct redis_async *c = t->data;
-    struct find *f = c->state == STATE_WAITING ? mem_zalloc(sizeof *f) : NULL;
-    if (c->state != STATE_WAITING)
+    if (c->state != STATE_WAITING && c->state != STATE_FINDING)
         return;
     c->state = STATE_FINDING;
-    if (!f) {
-        go_down(c, ERR_REDIS, "out of memory", NULL);
+    if (c->find) /* one of on_watch: its end calls us again */
         return;
-    }
-    *f = (struct find){.work.data = f, .c = c, .url = c->url, .route = c->route, .ms = connect_ms(c)};
     if (redis_find_is_quick(&c->url, &c->route)) {
-        find_now(f);
-        found(c, f);
-        mem_free(f);
-    } else if (uv_queue_work(c->loop, &f->work, find_work, find_after) < 0) {
-        mem_free(f);
-        go_down(c, ERR_REDIS, "no thread to look it up", NULL);
-    } else {
-        c->find = f;
+        struct find f = {.url = c->url, .route = c->route, .ms = connect_ms(c)};
+        find_now(&f);
+        found(c, &f);
+    } else if (!find_queue(c, false)) {
+        go_down(c, ERR_REDIS, "out of memory", NULL);
     }
 }
 
@@ -660,10 +695,13 @@ int redis_async_new(uv_loop_t *loop, const struct redis_async_opts *opts, struct
     uv_timer_init(loop, &c->retry);
     uv_timer_init(loop, &c->tick);
     uv_timer_init(loop, &c->again);
-    c->retry.data = c->tick.data = c->again.data = c;
-    c->n_handles = 3;
+    uv_timer_init(loop, &c->watch);
+    c->retry.data = c->tick.data = c->again.data = c->watch.data = c;
+    c->n_handles = 4;
     c->state = STATE_WAITING;
     uv_timer_start(&c->retry, on_retry, 0, 0);
+    if (*c->url.master)
+        uv_timer_start(&c->watch, on_watch, WATCH_MS, WATCH_MS);
     *ret = c;
     return 0;
 }
@@ -687,6 +725,7 @@ void redis_async_free(struct redis_async *c)
     uv_close((uv_handle_t *)&c->retry, on_handle_closed);
     uv_close((uv_handle_t *)&c->tick, on_handle_closed);
     uv_close((uv_handle_t *)&c->again, on_handle_closed);
+    uv_close((uv_handle_t *)&c->watch, on_handle_closed);
 }
 
 bool redis_async_up(const struct redis_async *c)
