@@ -8,7 +8,7 @@
 -- is next), queue_hooks.lua (webhooks), queue_client.lua, queue_worker.lua, queue_timer.lua, queue_people.lua (contents).
 
 -- major * 1000 + minor; raise the minor with every change, the major when old programs must not use it
-local VERSION = 2000
+local VERSION = 2001
 
 local EVENTS_MAX = 10000
 local LOG_MAX = 64
@@ -54,9 +54,11 @@ local function pass_on(b, t)
 end
 
 -- What the transitions look at. The first ones are texts, the others numbers.
-local JOB = {'state', 'cls', 'tenant', 'gen', 'worker', 'ranks', 'hook', 'verdict', 'attempt', 'prio', 'cost', 'stop',
-    'start', 'ver', 'bytes', 'gflop', 'fails', 'deaths', 'dr', 'ds', 'due'}
-local JOB_TEXTS = 8
+local JOB = {'state', 'cls', 'tenant', 'gen', 'worker', 'ranks', 'hook', 'verdict', 'device', 'cache', 'attempt', 'prio', 'cost', 'stop',
+    'start', 'gflop', 'fails', 'deaths', 'dr', 'ds', 'due', 'sub', 'ttl'}
+local JOB_TEXTS = 10
+
+local JOB_N = #JOB
 
 -- A job's fields as a table; nil when there is no such job.
 local function job_of(b, id)
@@ -65,7 +67,7 @@ local function job_of(b, id)
         return nil
     end
     local job = {}
-    for i = 1, #JOB do
+    for i = 1, JOB_N do
         if got[i] then
             job[JOB[i]] = i <= JOB_TEXTS and got[i] or tonumber(got[i])
         end
@@ -100,8 +102,13 @@ local function observe(b, name, ms)
     while BOUNDS[i] and ms > BOUNDS[i] * 1000 do
         i = i + 1
     end
-    redis.call('HINCRBY', b .. ':hist', name .. ':' .. i, 1)
+    redis.call('HINCRBY', b .. ':hist', name .. ':' .. i, '1')
     redis.call('HINCRBY', b .. ':hist', name .. ':sum', math.floor(ms))
+end
+
+local function mean_run_ms(b)
+    local done, ms = unpack(redis.call('HMGET', b .. ':meta', 'n_done', 'run_ms'))
+    return done and tonumber(done) > 0 and tonumber(ms or 0) / tonumber(done) or 10000
 end
 
 -- Predicted milliseconds of a job: its work over the learnt rate, or the mean run of its generator.

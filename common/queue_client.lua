@@ -7,13 +7,15 @@ local function set_error(b, id, code, text)
 end
 
 local function finish(b, t, id, job, state, what, more)
-    local key = b .. ':job:' .. id
-    local ttl = tonumber(redis.call('HGET', key, 'ttl'))
+    if job.state == 'delayed' then
+        redis.call('HDEL', b .. ':job:' .. id, 'retry')
+    end
+    if job.state ~= 'running' and job.ds > 0 then
+        redis.call('ZREM', b .. ':clock', id)
+    end
     leave(b, t, id, job)
-    redis.call('ZREM', b .. ':clock', id)
-    set_job(b, id, 'state', state, 'fin', t, 'exp', t + ttl)
-    redis.call('HDEL', key, 'retry')
-    redis.call('ZADD', b .. ':ended', t + ttl, id)
+    set_job(b, id, 'state', state, 'fin', t, 'exp', t + job.ttl)
+    redis.call('ZADD', b .. ':ended', t + job.ttl, id)
     if state == 'failed' then
         redis.call('ZADD', b .. ':dead', t, id)
     end
@@ -80,7 +82,7 @@ end
 
 -- Seconds until the queue has moved on by one job.
 local function move_s(b)
-    local mean = tonumber(redis.call('HGET', b .. ':meta', 'mean_run') or 10000)
+    local mean = mean_run_ms(b)
     return math.max(1, math.ceil(mean / 1000 / math.max(1, redis.call('ZCARD', b .. ':workers'))))
 end
 
@@ -90,6 +92,10 @@ local TENANT_LIMITS = {'limited', 'max_queued', 'n_wait', 'rate', 'burst', 'toke
 local function tenant_refusal(b, t, a)
     local key = b .. ':tenant:' .. a.tenant
     local f = redis.call('HMGET', key, unpack(TENANT_LIMITS))
+    if not f[1] then -- never seen
+        redis.call('HSET', key, 'limited', 0)
+        redis.call('ZADD', b .. ':tenants', t, a.tenant)
+    end
     if f[1] ~= '1' then
         return nil
     end
@@ -111,7 +117,7 @@ local function refusal(b, t, a, class)
     if redis.call('ZCARD', b .. ':wait') + redis.call('ZCARD', b .. ':delayed') >= a.max then
         return answer('LIMIT', {what = 'queue', wait_s = move_s(b), max = a.max})
     end
-    if redis.call('HEXISTS', b .. ':classes', class) == 0 and redis.call('HLEN', b .. ':classes') >= CLASSES_MAX then
+    if redis.call('HLEN', b .. ':classes') >= CLASSES_MAX and redis.call('HEXISTS', b .. ':classes', class) == 0 then
         return answer('LIMIT', {what = 'classes', wait_s = move_s(b), max = CLASSES_MAX})
     end
     return tenant_refusal(b, t, a)
@@ -127,9 +133,11 @@ end
 
 local function submit_new(b, t, a, class)
     local job = {prio = a.prio, cls = class, tenant = a.tenant, gen = a.gen, gflop = a.gflop, hook = a.hook, attempt = 0}
-    set_job(b, a.id, 'rec', a.rec, 'state', 'queued', 'attempt', 0, 'fails', 0, 'deaths', 0, 'prio', a.prio, 'gen', a.gen,
-        'ver', a.ver, 'bytes', a.bytes, 'gflop', a.gflop, 'tenant', a.tenant, 'cls', class, 'ds', a.ds, 'dr', a.dr, 'ttl',
-        a.ttl, 'sub', t, 'idem', a.idem, 'cache', a.cache, 'hook', a.hook)
+    local state = a.due > t and 'delayed' or 'queued'
+    job.cost = state == 'queued' and predict_ms(b, a.gen, a.gflop) or 0
+    set_job(b, a.id, 'rec', a.rec, 'state', state, 'cost', job.cost, 'attempt', 0, 'fails', 0, 'deaths', 0, 'prio', a.prio, 'gen', a.gen,
+        'gflop', a.gflop, 'tenant', a.tenant, 'cls', class, 'ds', a.ds, 'dr', a.dr, 'ttl', a.ttl, 'sub', t, 'idem', a.idem,
+        'cache', a.cache, 'hook', a.hook)
     if a.idem ~= '' then
         redis.call('SET', idem_key(b, a.tenant, a.idem), a.fp .. ' ' .. a.id, 'PX', IDEM_MS)
     end
@@ -137,13 +145,12 @@ local function submit_new(b, t, a, class)
         redis.call('ZADD', b .. ':clock', t + a.ds, a.id)
     end
     redis.call('ZADD', b .. ':all', t, a.id)
-    redis.call('ZADD', b .. ':tenants', t, a.tenant)
-    if a.due > t then
+    if state == 'delayed' then
         delay(b, a.id, job, a.due)
         set_job(b, a.id, 'due', a.due)
         job.state = 'delayed'
     else
-        enqueue(b, t, a.id, job, false)
+        join_line(b, t, a.id, job, false)
     end
     count(b, 'n_submitted')
     event(b, t, a.id, 'submit', job.state, 0)
@@ -267,7 +274,7 @@ local function delete(keys, args)
     if not STATES_ENDED[job.state] then
         return answer('CONFLICT', {state = job.state})
     end
-    local idem, cache = unpack(redis.call('HMGET', b .. ':job:' .. a.id, 'idem', 'cache'))
+    local idem, cache = redis.call('HGET', b .. ':job:' .. a.id, 'idem'), job.cache
     local key = idem and idem ~= '' and idem_key(b, job.tenant, idem)
     local held = key and redis.call('GET', key)
     if held and held:match('(%S+)$') == a.id then

@@ -26,7 +26,7 @@ local function hook(b, t, id, job, name)
         count(b, 'n_hooks_dropped')
         return
     end
-    local me = id .. '_' .. redis.call('HINCRBY', b .. ':meta', 'hook_seq', 1) -- no '.': it is signed between dots
+    local me = id .. '_' .. redis.call('HINCRBY', b .. ':meta', 'hook_seq', '1') -- no '.': it is signed between dots
     if name == 'progress' then
         set_job(b, id, 'hook_p', me, 'hook_t', due)
     end
@@ -53,7 +53,7 @@ local function hook_take(keys, args)
     local list = {}
     for i, id in ipairs(redis.call('ZRANGEBYSCORE', b .. ':hooks', '-inf', t, 'LIMIT', 0, a.n)) do
         local key = b .. ':hook:' .. id
-        local hold = redis.call('HINCRBY', key, 'hold', 1)
+        local hold = redis.call('HINCRBY', key, 'hold', '1')
         local f = redis.call('HMGET', key, 'job', 'event', 'tries', 't')
         redis.call('ZADD', b .. ':hooks', t + a.hold, id)
         list[i] = {id = id, job = f[1], event = f[2], tries = tonumber(f[3]), t = tonumber(f[4]), hold = hold}
@@ -78,7 +78,7 @@ local function hook_again(b, t, a, f, tries)
         return
     end
     redis.call('HSET', b .. ':hook:' .. a.id, 'tries', tries)
-    redis.call('HINCRBY', b .. ':hook:' .. a.id, 'hold', 1) -- said again, it is not mine any more
+    redis.call('HINCRBY', b .. ':hook:' .. a.id, 'hold', '1') -- said again, it is not mine any more
     redis.call('ZADD', b .. ':hooks', t + wait, a.id)
 end
 

@@ -137,6 +137,7 @@ end
 local function charge(b, t, job, ms)
     local key = b .. ':tenant:' .. job.tenant
     local day, weight, limited = unpack(redis.call('HMGET', key, 'day', 'weight', 'limited'))
+    job.limited = limited
     local today = math.floor(t / DAY_MS)
     local mine = redis.call('ZSCORE', b .. ':vt:' .. job.prio, job.tenant)
     if mine and ms ~= job.cost then
@@ -164,26 +165,25 @@ local function line_of(b, id, job)
     return b .. ':line:' .. job.prio .. '|' .. job.cls .. '|' .. job.tenant
 end
 
--- Into the line of its tenant, at its end or its front.
-local function enqueue(b, t, id, job, front)
+-- Into the line of its tenant, at its end or its front. The caller has written state and cost.
+local function join_line(b, t, id, job, front)
     local turn = job.prio .. '|' .. job.cls
     local line = b .. ':line:' .. turn .. '|' .. job.tenant
     local place
     if front then
-        place = MIDDLE - redis.call('HINCRBY', b .. ':meta', 'front', 1)
+        place = MIDDLE - redis.call('HINCRBY', b .. ':meta', 'front', '1')
     else
-        place = MIDDLE + redis.call('HINCRBY', b .. ':meta', 'seq', 1)
+        place = MIDDLE + redis.call('HINCRBY', b .. ':meta', 'seq', '1')
     end
-    job.cost, job.state = predict_ms(b, job.gen, job.gflop), 'queued'
-    set_job(b, id, 'state', 'queued', 'cost', job.cost)
+    job.state = 'queued'
     redis.call('ZADD', b .. ':wait', t, id)
     redis.call('ZADD', line, place, id)
-    redis.call('HINCRBY', b .. ':tenant:' .. job.tenant, 'n_wait', 1)
+    redis.call('HINCRBY', b .. ':tenant:' .. job.tenant, 'n_wait', '1')
     level_counts(b, job, 1, job.cost)
     if redis.call('SADD', b .. ':lines:' .. job.tenant, turn) == 1 then
-        redis.call('HINCRBY', b .. ':classes', job.cls, 1)
-        if redis.call('HINCRBY', b .. ':act', job.prio .. '|' .. job.tenant, 1) == 1 then
-            redis.call('HINCRBY', b .. ':meta', 'N:' .. job.prio, 1)
+        redis.call('HINCRBY', b .. ':classes', job.cls, '1')
+        if redis.call('HINCRBY', b .. ':act', job.prio .. '|' .. job.tenant, '1') == 1 then
+            redis.call('HINCRBY', b .. ':meta', 'N:' .. job.prio, '1')
         end
         if not tenant_closed(b, t, job.tenant) then
             join_turn(b, turn, job.tenant)
@@ -192,8 +192,14 @@ local function enqueue(b, t, id, job, front)
     wake(b)
 end
 
+local function enqueue(b, t, id, job, front)
+    job.cost = predict_ms(b, job.gen, job.gflop)
+    set_job(b, id, 'state', 'queued', 'cost', job.cost)
+    join_line(b, t, id, job, front)
+end
+
 local function less(b, hash, field)
-    if redis.call('HINCRBY', b .. hash, field, -1) <= 0 then
+    if redis.call('HINCRBY', b .. hash, field, '-1') <= 0 then
         redis.call('HDEL', b .. hash, field)
         return true
     end
@@ -204,14 +210,14 @@ local function leave_line(b, id, job)
     local line = b .. ':line:' .. turn .. '|' .. job.tenant
     redis.call('ZREM', b .. ':wait', id)
     redis.call('ZREM', line, id)
-    redis.call('HINCRBY', b .. ':tenant:' .. job.tenant, 'n_wait', -1)
+    redis.call('HINCRBY', b .. ':tenant:' .. job.tenant, 'n_wait', '-1')
     level_counts(b, job, -1, -job.cost)
     if redis.call('EXISTS', line) == 0 then
         leave_turn(b, turn, job.tenant)
         redis.call('SREM', b .. ':lines:' .. job.tenant, turn)
         less(b, ':classes', job.cls)
         if less(b, ':act', job.prio .. '|' .. job.tenant) then
-            redis.call('HINCRBY', b .. ':meta', 'N:' .. job.prio, -1)
+            redis.call('HINCRBY', b .. ':meta', 'N:' .. job.prio, '-1')
         end
     end
 end
@@ -230,10 +236,15 @@ local function leave_running(b, t, id, job)
     for rank = 2, #(job.ranks or {}) do
         redis.call('ZREM', b .. ':lease', id .. '#' .. (rank - 1))
     end
-    redis.call('ZREM', b .. ':clock', id)
+    if job.dr > 0 or (job.stop or 0) ~= 0 then
+        redis.call('ZREM', b .. ':clock', id)
+    end
     free_workers(b, id, job)
-    redis.call('HINCRBY', b .. ':tenant:' .. job.tenant, 'n_run', -1)
-    if redis.call('HGET', b .. ':tenant:' .. job.tenant, 'limited') == '1' then
+    redis.call('HINCRBY', b .. ':tenant:' .. job.tenant, 'n_run', '-1')
+    if job.limited == nil then
+        job.limited = redis.call('HGET', b .. ':tenant:' .. job.tenant, 'limited')
+    end
+    if job.limited == '1' then
         refresh_tenant(b, t, job.tenant)
     end
 end
@@ -246,7 +257,7 @@ local function leave(b, t, id, job)
         leave_running(b, t, id, job)
     elseif job.state == 'delayed' then
         redis.call('ZREM', b .. ':delayed', id)
-        redis.call('HINCRBY', b .. ':tenant:' .. job.tenant, 'n_wait', -1)
+        redis.call('HINCRBY', b .. ':tenant:' .. job.tenant, 'n_wait', '-1')
     else
         redis.call('ZREM', b .. ':ended', id)
         redis.call('ZREM', b .. ':dead', id)
@@ -255,7 +266,7 @@ end
 
 local function delay(b, id, job, due)
     redis.call('ZADD', b .. ':delayed', due, id)
-    redis.call('HINCRBY', b .. ':tenant:' .. job.tenant, 'n_wait', 1)
+    redis.call('HINCRBY', b .. ':tenant:' .. job.tenant, 'n_wait', '1')
     set_job(b, id, 'state', 'delayed', 'retry', due)
 end
 

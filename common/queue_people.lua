@@ -70,7 +70,7 @@ local function stats(keys, args)
     end
     local seconds
     f.levels, seconds = levels(b)
-    f.mean_run_ms = tonumber(redis.call('HGET', b .. ':meta', 'mean_run') or 10000)
+    f.mean_run_ms = mean_run_ms(b)
     f.backlog_s = seconds / math.max(1, f.workers)
     f.hist, f.gpu_ms = histograms(b), numbers_of(b .. ':gpu')
     return answer('OK', f)

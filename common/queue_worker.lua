@@ -24,7 +24,7 @@ local function count_offer(b, name)
             less(b, ':offers', before)
         end
         if offer ~= '' then
-            redis.call('HINCRBY', b .. ':offers', offer, 1)
+            redis.call('HINCRBY', b .. ':offers', offer, '1')
         end
         redis.call('HSET', me, 'offer', offer)
     end
@@ -93,11 +93,11 @@ end
 
 ------------------------------------------------------------------------------------------------------- claim
 
-local function handed_out(b, id, job, rank)
+local function handed_out(b, id, job, rank, record)
     local ranks = job.ranks or {}
     return answer('OK', {got = true, quiet = false, attempt = job.attempt, fails = job.fails, deaths = job.deaths,
         run = job.dr, rank = rank, size = math.max(1, #ranks), ranks = #ranks > 1 and ranks or nil},
-        redis.call('HGET', b .. ':job:' .. id, 'rec'))
+        record or redis.call('HGET', b .. ':job:' .. id, 'rec'))
 end
 
 -- The job that this worker holds already: this very claim's, its answer lost; or a gang's that it was not told of yet.
@@ -122,12 +122,14 @@ end
 
 -- The attempt begins: names are the workers by rank.
 local function begin(b, t, a, id, job, names, known)
-    leave(b, t, id, job)
+    leave_line(b, id, job)
     job.attempt, job.state, job.worker = job.attempt + 1, 'running', names[1]
     job.ranks = #names > 1 and names or nil
-    set_job(b, id, 'state', 'running', 'attempt', job.attempt, 'start', t, 'worker', job.worker)
-    redis.call('HDEL', b .. ':job:' .. id, 'ghost', 'ghost_t')
+    job.cost = job.cost * #names
+    set_job(b, id, 'state', 'running', 'attempt', job.attempt, 'start', t, 'worker', job.worker, 'cost', job.cost, 'device',
+        a.device)
     if job.ranks then
+        redis.call('HDEL', b .. ':job:' .. id, 'ghost', 'ghost_t')
         set_job(b, id, 'ranks', cmsgpack.pack(names))
     end
     for i, name in ipairs(names) do
@@ -137,25 +139,24 @@ local function begin(b, t, a, id, job, names, known)
                 name == a.worker and '' or job.attempt, 'claim', name == a.worker and a.token or '')
         end
     end
-    redis.call('ZREM', b .. ':clock', id)
     if job.dr > 0 then
         redis.call('ZADD', b .. ':clock', t + job.dr, id)
+    elseif job.ds > 0 then
+        redis.call('ZREM', b .. ':clock', id)
     end
-    redis.call('HINCRBY', b .. ':tenant:' .. job.tenant, 'n_run', 1)
-    observe(b, 'wait', t - tonumber(redis.call('HGET', b .. ':job:' .. id, 'sub')))
+    redis.call('HINCRBY', b .. ':tenant:' .. job.tenant, 'n_run', '1')
+    observe(b, 'wait', t - job.sub)
     event(b, t, id, 'claim', 'running', job.attempt, {worker = job.worker})
     hook(b, t, id, job, 'start')
 end
 
 -- Fair queueing: the level's virtual time is the start of what was taken last; the tenant's grows by what it will cost.
-local function take_turn(b, t, job, pick, n)
+local function take_turn(b, t, job, pick)
     local v = 'v:' .. job.prio
     if pick.score > tonumber(redis.call('HGET', b .. ':meta', v) or 0) then
         redis.call('HSET', b .. ':meta', v, string.format('%.17g', pick.score))
     end
     local closed, weight = tenant_closed(b, t, job.tenant)
-    job.cost = job.cost * n
-    set_job(b, pick.id, 'cost', job.cost)
     move_virtual(b, job.prio, job.tenant, pick.score + job.cost / weight)
     if closed then
         refresh_tenant(b, t, job.tenant)
@@ -257,14 +258,15 @@ local function claim(keys, args)
     end
     local job = job_of(b, pick.id)
     begin(b, t, a, pick.id, job, names, known)
-    take_turn(b, t, job, pick, #names)
+    take_turn(b, t, job, pick)
     for gen in a.warm:gmatch('[^,]+') do
         redis.call('ZREM', b .. ':idle:' .. gen, a.worker)
     end
-    if #names > 1 or redis.call('EXISTS', b .. ':turns') == 1 then
-        for _ = 1, #names do
-            wake(b)
-        end
+    for _ = 2, #names do
+        wake(b)
+    end
+    if redis.call('LLEN', b .. ':wake') == 0 and redis.call('EXISTS', b .. ':turns') == 1 then
+        wake(b)
     end
     return handed_out(b, pick.id, job, job.ranks and tonumber(redis.call('HGET', b .. ':worker:' .. a.worker, 'rank')) or 0)
 end
@@ -340,7 +342,7 @@ end
 
 local function settle_retry(b, t, a, job)
     local key = b .. ':job:' .. a.id
-    local fails = redis.call('HINCRBY', key, 'fails', 1)
+    local fails = redis.call('HINCRBY', key, 'fails', '1')
     set_error(b, a.id, a.code, a.error)
     if fails >= a.max_fails then
         finish(b, t, a.id, job, 'failed', 'settle', {code = a.code, why = a.error})
@@ -362,15 +364,10 @@ end
 -- What the run teaches: the rate of the device, the mean of the generator, and the metrics.
 local function learn(b, t, a, job)
     local run = math.max(1, t - job.start)
-    local mean = redis.call('HGET', b .. ':meta', 'mean_run')
-    redis.call('HSET', b .. ':meta', 'mean_run', mean and math.floor(0.8 * tonumber(mean) + 0.2 * run) or run)
     average(b, job.gen .. ':mean', run)
     if a.gflop > 0 then
         average(b, job.gen, a.gflop * 1000 / run)
-        local device = redis.call('HGET', b .. ':worker:' .. job.worker, 'device')
-        if device then
-            average(b, job.gen .. '|' .. device, a.gflop * 1000 / run)
-        end
+        average(b, job.gen .. '|' .. (job.device or ''), a.gflop * 1000 / run)
     end
     count(b, 'run_ms', run)
     observe(b, 'run', run)
@@ -386,15 +383,16 @@ end
 local function settle_ok(b, t, a, job)
     local key = b .. ':job:' .. a.id
     redis.call('HSET', key, 'result', a.result)
-    redis.call('HDEL', key, 'code', 'error', 'eta')
+    if job.attempt > 1 then
+        redis.call('HDEL', key, 'code', 'error')
+    end
     learn(b, t, a, job)
     if a.weights ~= '' then
         redis.call('HSET', key, 'weights', a.weights)
         redis.call('HSET', b .. ':model', 'weights:' .. job.gen, a.weights)
     end
-    local cache, ttl = unpack(redis.call('HMGET', key, 'cache', 'ttl'))
-    if cache and cache ~= '' then
-        redis.call('SET', b .. ':cache:' .. cache, a.id, 'PX', math.max(1, tonumber(ttl)))
+    if job.cache ~= '' then
+        redis.call('SET', b .. ':cache:' .. job.cache, a.id, 'PX', math.max(1, job.ttl))
     end
     finish(b, t, a.id, job, 'done', 'settle')
     return 'done'
@@ -443,8 +441,7 @@ end
 -- Device time of an attempt: the tenant's account and the metrics.
 local function account(b, t, job)
     local ms = math.max(0, t - job.start) * #(job.ranks or {1})
-    local device = redis.call('HGET', b .. ':worker:' .. job.worker, 'device')
-    redis.call('HINCRBY', b .. ':gpu', device or 'unknown', ms)
+    redis.call('HINCRBY', b .. ':gpu', job.device ~= '' and job.device or 'unknown', ms)
     charge(b, t, job, ms)
 end
 
