@@ -52,6 +52,15 @@ local function numbers_of(key)
     return found
 end
 
+-- Workers that take jobs: not quiet, and fit for something.
+local function offering(b)
+    local n = 0
+    for _, count in ipairs(redis.call('HVALS', b .. ':offers')) do
+        n = n + tonumber(count)
+    end
+    return n
+end
+
 local function stats(keys, args)
     local b, t = keys[1], now()
     local meta = redis.call('HMGET', b .. ':meta', unpack(COUNTERS))
@@ -70,6 +79,7 @@ local function stats(keys, args)
     end
     local seconds
     f.levels, seconds = levels(b)
+    f.offering = offering(b)
     f.mean_run_ms = mean_run_ms(b)
     f.backlog_s = seconds / math.max(1, f.workers)
     f.hist, f.gpu_ms = histograms(b), numbers_of(b .. ':gpu')

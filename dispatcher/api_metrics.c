@@ -5,7 +5,6 @@
 #include <sys/resource.h>
 
 #include "common/clock.h"
-#include "common/mem.h"
 #include "common/str.h"
 #include "common/version.h"
 #include "dispatcher/api_events.h"
@@ -195,6 +194,16 @@ static void write_hists(struct buf *b, const json_t *s)
     }
 }
 
+/* Without a look at each: there may be ten thousand. */
+static void write_workers(struct buf *b, const json_t *s)
+{
+    double all = number_of(s, "workers"), offering = number_of(s, "offering");
+    family(b, "workers", "gauge", "Workers heard of lately; taking: jobs; quiet: nothing more (told so, or fit for nothing).");
+    sample(b, "workers", "state=\"taking\"", offering);
+    sample(b, "workers", "state=\"quiet\"", fmax(0, all - offering));
+    metric(b, "workers_busy", "gauge", "Workers that hold a job, or a part of one.", number_of(s, "running"));
+}
+
 static void write_queue(struct buf *b, const json_t *s)
 {
     write_states(b, s);
@@ -203,26 +212,9 @@ static void write_queue(struct buf *b, const json_t *s)
 #undef X
     write_levels(b, s);
     write_pauses(b, s);
+    write_workers(b, s);
     write_gpu(b, s);
     write_hists(b, s);
-}
-
-static void write_workers(struct buf *b, const json_t *list)
-{
-    double busy = 0, idle = 0, quiet = 0;
-    size_t i;
-    json_t *w;
-    json_array_foreach(list, i, w) {
-        const char *job = json_string_value(json_object_get(w, "job"));
-        bool works = job && *job;
-        busy += works;
-        quiet += !works && json_is_true(json_object_get(w, "quiet"));
-        idle += !works && !json_is_true(json_object_get(w, "quiet"));
-    }
-    family(b, "workers", "gauge", "Workers that were heard of lately; quiet ones take nothing more.");
-    sample(b, "workers", "state=\"busy\"", busy);
-    sample(b, "workers", "state=\"idle\"", idle);
-    sample(b, "workers", "state=\"quiet\"", quiet);
 }
 
 /* ---- this program ---- */
@@ -253,68 +245,26 @@ static void write_own(struct request *r, struct buf *b, bool redis)
     sample(b, "build_info", text, 1);
 }
 
-/* ---- stats, then the workers, then the answer ---- */
-
-struct scrape {
-    struct buf text;
-};
-
-static void scrape_free(void *p)
-{
-    struct scrape *s = p;
-    buf_done(&s->text);
-    mem_free(s);
-}
-
-static void finish(struct request *r, bool redis)
-{
-    struct scrape *s = r->state;
-    write_own(r, &s->text, redis);
-    reply_text(r, 200, "text/plain; version=0.0.4; charset=utf-8", s->text.data ? s->text.data : "", s->text.len);
-}
-
-static void on_workers(void *arg, int rc, const void *bytes, size_t len, const struct err *why)
-{
-    struct request *r = arg;
-    struct scrape *s = r->state;
-    struct err err = {0};
-    json_t *o = NULL;
-    (void)why;
-    if (rc == 0 && (rc = queue_read_object(bytes, len, &o, &err)) == 0)
-        write_workers(&s->text, json_object_get(o, "list"));
-    json_decref(o);
-    finish(r, rc == 0);
-}
-
+/* Stats, or what is known without them. */
 static void on_stats(void *arg, int rc, const void *bytes, size_t len, const struct err *why)
 {
     struct request *r = arg;
-    struct scrape *s = r->state;
-    struct queue_cmd c = {0};
+    struct buf b;
     struct err err = {0};
     json_t *o = NULL;
     (void)why;
+    buf_init(&b, TEXT_MAX);
     if (rc == 0 && (rc = queue_read_object(bytes, len, &o, &err)) == 0)
-        write_queue(&s->text, o);
+        write_queue(&b, o);
     json_decref(o);
-    if (rc == 0 && queue_cmd_workers(&c, &r->app->queue, &err) == 0)
-        backend_send(r->app->backend, &c, on_workers, r);
-    else
-        finish(r, false);
+    write_own(r, &b, rc == 0);
+    reply_text(r, 200, "text/plain; version=0.0.4; charset=utf-8", b.data ? b.data : "", b.len);
+    buf_done(&b);
 }
 
 void api_metrics_get(struct request *r)
 {
     struct queue_cmd c = {0};
     struct err err = {0};
-    struct scrape *s = mem_zalloc(sizeof *s);
-    if (!s) {
-        err_set(&err, ERR_NOMEM, "out of memory");
-        reply_error(r, &err);
-        return;
-    }
-    buf_init(&s->text, TEXT_MAX);
-    r->state = s;
-    r->state_free = scrape_free;
     backend_ask(r, queue_cmd_stats(&c, &r->app->queue, &err), &c, &err, on_stats);
 }
