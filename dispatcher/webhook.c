@@ -17,6 +17,7 @@
 #include "dispatcher/webhook_guard.h"
 #include "dispatcher/webhook_send.h"
 #include "dispatcher/webhook_sign.h"
+#include "dispatcher/webhook_slow.h"
 
 enum {
     WAKE_MS = 10,         /* from an event to the look for what it brought */
@@ -25,11 +26,14 @@ enum {
     TAKE_MAX = 50,        /* the queue's limit a command */
     HOLD_EXTRA_MS = 6000, /* held longer than a try may take: the job's fetch and the report */
     TRY_MIN_MS = 50,
+    SLOW_PARALLEL = 4,    /* tries on their way to a receiver that did not answer lately */
     REPORT_AGAIN_MS = 500,
     DRAIN_MS = 2000,      /* a stopping dispatcher waits no longer for receivers */
     BODY_MAX = 1 << 20,
     SECRETS_MAX = KEYS_SECRETS * KEYS_SECRET,
 };
+
+static const double SLOW_S = 0.5; /* an end without an answer that took so long kept a place from others */
 
 enum slot_state { SLOT_FREE, SLOT_FETCH, SLOT_SEND, SLOT_TELL, SLOT_UNTOLD };
 
@@ -39,12 +43,14 @@ struct slot {
     struct queue_hook hook;
     struct webhook_send send;
     struct webhook_outcome outcome;
+    char host[WEBHOOK_SLOW_HOST]; /* the receiver, while it is being sent */
     int64_t until_us; /* the delivery is ours until then */
 };
 
 struct webhook {
     struct app *app;
     struct webhook_guard guard;
+    struct webhook_slow slow;
     struct curl_loop *curl;
     uv_timer_t next;
     struct slot *slots; /* owned */
@@ -227,7 +233,19 @@ static void on_end(void *arg, CURL *easy, CURLcode code)
     (void)arg;
     curl_easy_getinfo(easy, CURLINFO_PRIVATE, (char **)&s);
     webhook_send_result(&s->send, code, &s->outcome);
+    webhook_slow_note(&s->w->slow, s->host, s->outcome.status == 0 && s->outcome.seconds > SLOW_S, clock_us());
     ended(s);
+}
+
+/* Whether others wait because of this one's receiver. */
+static bool too_many(const struct webhook *w, const char *host)
+{
+    int n = 0;
+    if (!webhook_slow_is(&w->slow, host, clock_us()))
+        return false;
+    for (int i = 0; i < w->n_slots; i++)
+        n += w->slots[i].state == SLOT_SEND && strcmp(w->slots[i].host, host) == 0;
+    return n >= SLOW_PARALLEL;
 }
 
 static void send_job(struct slot *s, const struct job_view *v)
@@ -245,6 +263,11 @@ static void send_job(struct slot *s, const struct job_view *v)
     };
     if (!*r.secrets && !w->app->conf.webhook_unsigned) {
         ended_unsent(s, QUEUE_HOOK_AGAIN, "no secret to sign with: neither the setting webhook_secret nor the tenant has one");
+        return;
+    }
+    webhook_slow_host(r.url, s->host);
+    if (too_many(w, s->host)) {
+        ended_unsent(s, QUEUE_HOOK_AGAIN, "not sent: the receiver did not answer lately, and other tries wait for it");
         return;
     }
     if (r.timeout_ms < TRY_MIN_MS) { /* Redis was slow: the delivery is nearly another's */

@@ -305,6 +305,21 @@ def test_slow_receivers_hold_nobody_up(place, receiver):
     slow.close()
 
 
+def test_a_dead_receiver_takes_few_places(place, receiver):
+    dead = Receiver(lambda h: time.sleep(30) or 200)
+    api = place.start(*OPEN, "--webhook-timeout-s", "1", "--webhook-parallel", "8").api
+    jobs = [submit(api, dead.url()) for _ in range(80)]
+    api("POST", "/v1/queue/purge")
+    dead.wait(8)
+    began = time.time()
+    receiver.wait(1, job=cancelled(api, receiver.url()))
+    assert time.time() - began < 5, "80 tries of a second each, 8 at once, are 10 s"
+    logs = [log_of(api, job)["log"][0] for job in jobs]
+    assert all(e["verdict"] == "again" and e["status"] == 0 for e in logs)
+    assert 40 < len([e for e in logs if "not sent" in e["why"]]) <= 72
+    dead.close()
+
+
 def test_two_hundred_at_once(place):
     receiver = Receiver(lambda h: time.sleep(0.1) or 200)
     first, second = place.start(), place.start()
