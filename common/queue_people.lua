@@ -207,8 +207,9 @@ end
 
 ------------------------------------------------------------------------------------------------------- contents
 
+-- As text: a number's reply would have none to read.
 local function version()
-    return VERSION
+    return tostring(VERSION)
 end
 
 -- {name, function}. (While loading there is no pairs, only #.)
