@@ -53,7 +53,10 @@
     X(dispatcher_expired, "expire was answered, what it names to forget is there")                         \
     X(dispatcher_forget, "the files of forgotten jobs are gone, their records are there")                  \
     X(dispatcher_event, "an event was read, nobody was told")                                              \
-    X(dispatcher_frame, "in the middle of a stream of events")
+    X(dispatcher_frame, "in the middle of a stream of events")                                             \
+    X(webhook_taken, "deliveries were taken, none is sent")                                                \
+    X(webhook_sent, "the receiver has answered, nobody knows")                                             \
+    X(webhook_told, "the end of a delivery was reported")
 
 #ifdef TROUPE_CRASH_POINTS
 enum crash_name {

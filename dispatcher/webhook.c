@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/crash.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/str.h"
@@ -177,6 +178,7 @@ static void on_told(void *arg, int rc, const void *bytes, size_t len, const stru
     struct err err = *why;
     if (rc == 0)
         rc = queue_read_ok(bytes, len, &err);
+    CRASH_POINT_IF(rc == 0, webhook_told);
     bool later = rc == ERR_REDIS || rc == ERR_TIMEOUT;
     if (later && !s->w->draining && clock_us() < s->until_us) {
         s->state = SLOT_UNTOLD;
@@ -232,6 +234,7 @@ static void on_end(void *arg, CURL *easy, CURLcode code)
     struct slot *s = NULL;
     (void)arg;
     curl_easy_getinfo(easy, CURLINFO_PRIVATE, (char **)&s);
+    CRASH_POINT(webhook_sent);
     webhook_send_result(&s->send, code, &s->outcome);
     webhook_slow_note(&s->w->slow, s->host, s->outcome.status == 0 && s->outcome.seconds > SLOW_S, clock_us());
     ended(s);
@@ -338,6 +341,7 @@ static void on_taken(void *arg, int rc, const void *bytes, size_t len, const str
     w->taking = false;
     if (rc == 0)
         rc = queue_read_hook_take(bytes, len, &hooks, &n, &next_ms, &err);
+    CRASH_POINT_IF(n > 0, webhook_taken);
     for (size_t i = 0; rc == 0 && !w->draining && i < n; i++)
         start(w, &hooks[i], w->taking_us + hold_ms(w) * CLOCK_MS);
     mem_free(hooks);
