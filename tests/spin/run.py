@@ -29,6 +29,7 @@ GOOD = [
     ("2 workers, 2 jobs, 2 fails or deaths", "queue", TWO),
     ("1 job, deadlines, 3 fails or deaths, 2 late requests", "queue", ONE),
     ("every accepted job ends (LTL)", "queue", LIVE),
+    ("3 workers of a host, a job for 2 and one for 1", "gang", ""),
 ]
 FULL = [
     ("2 workers, 2 jobs, run deadlines", "queue", TWO + " RUN_DEADLINE"),
@@ -47,6 +48,9 @@ BROKEN = [
     ("EXPIRE_FORGETS", "queue", LIVE, "every_accepted_job_ends"),
     ("DEATHS_FORGOTTEN", "queue", TWO, "attempts_have_an_end"),
     ("FAILS_FORGOTTEN", "queue", TWO, "attempts_have_an_end"),
+    ("NO_FENCE", "gang", "", "only_the_owner_writes"),
+    ("TAKES_BUSY", "gang", "", "no_rank_for_the_busy"),
+    ("LEAVES_EARLY", "gang", "", "only_deaths_count"),
 ]
 
 
