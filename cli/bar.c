@@ -22,7 +22,7 @@ static void draw(const struct bar *b, const struct bar_state *s, double share)
     memset(cells, '#', (size_t)(full < 0 ? 0 : full > WIDTH ? WIDTH : full));
     cells[WIDTH] = 0;
     if (s->eta_s >= 0)
-        str_format(eta, sizeof eta, "  ETA %.0f s", s->eta_s);
+        str_format(eta, sizeof eta, s->position >= 0 ? "  starts in about %.0f s" : "  ETA %.0f s", s->eta_s);
     fprintf(stderr, "\r\033[K[%s] %-10s", cells, s->what);
     if (s->position >= 0)
         fprintf(stderr, " %lld before it", (long long)s->position);

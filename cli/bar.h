@@ -17,7 +17,7 @@ struct bar_state {
     const char *what;    /* "queued", "denoise" */
     int64_t position;    /* jobs before it; < 0: not waiting */
     int64_t step, total; /* total 0: no steps */
-    double eta_s;        /* < 0: not known */
+    double eta_s;        /* until it ends, or starts when it waits; < 0: not known */
 };
 
 void bar_init(struct bar *b, bool off);

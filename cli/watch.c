@@ -30,8 +30,10 @@ static void show(struct watching *w, const json_t *v)
     if (job_state_parse(state, &s) < 0)
         return;
     struct bar_state b = {.what = s == JOB_RUNNING && stage[0] ? stage : state, .position = -1, .eta_s = -1};
-    if (s == JOB_QUEUED && json_is_integer(position))
+    if (s == JOB_QUEUED && json_is_integer(position)) {
         b.position = json_integer_value(position);
+        b.eta_s = cli_num(v, "start_s", -1);
+    }
     if (s == JOB_RUNNING) {
         b.step = json_integer_value(json_object_get(p, "step"));
         b.total = json_integer_value(json_object_get(p, "total"));

@@ -406,6 +406,15 @@ def test_confirmation(troupe, api, worker):
         assert api("GET", "/v1/queue").json[left[0]] == left[2]
 
 
+def test_watch_says_when_it_starts(troupe, api, worker):
+    api.submit()
+    job = api.submit()
+    t = Terminal([cli_program(), "watch", job], troupe.env)
+    t.shows(r"\] queued +1 before it  \d+\.\d s  starts in about \d+ s$")
+    api("POST", "/v1/jobs/%s/cancel" % job)
+    assert t.end() == 1 and "the job is cancelled" in t.raw.decode()
+
+
 def columns_of(text):
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
