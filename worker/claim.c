@@ -28,6 +28,7 @@
 #define SETTLE_S 600 /* Redis may be away so long before a finished job is left to its lease */
 #define STOPPING_S 3 /* the same for a worker that was told to stop */
 #define QUIET_MS 500
+#define PLAN_MS 20
 #define GENERATORS_MAX 8
 
 struct claim {
@@ -44,7 +45,9 @@ struct claim {
     char *cost[GENERATORS_MAX];       /* owned: cost model as JSON text; NULL: not planned yet */
     char weights[GENERATORS_MAX][72]; /* digest; "": not known yet */
     bool warm[GENERATORS_MAX];        /* has run a job: its weights are in memory */
-    bool planned;                     /* cost was tried */
+    size_t planning;                  /* generator whose cost is being planned; past the last: all are */
+    int part;                         /* of its model */
+    struct cost_model model;
     bool away;           /* Redis did not answer last time */
     bool quiet;          /* told to take nothing */
     char token[JOB_ID];  /* of the claim that was not answered yet; "" for none */
@@ -317,27 +320,33 @@ static int claim_one(struct claim *c, bool *ret_idle, struct err *err)
     return rc;
 }
 
-/* Plans a few sizes, so that the queue can tell what jobs will cost: once, when there is nothing better to do. */
+static void keep_cost(struct claim *c, size_t generator)
+{
+    json_t *v = cost_json(&c->model);
+    char *text = v ? json_dumps(v, JSON_COMPACT) : NULL;
+    json_decref(v);
+    pthread_mutex_lock(&c->lock);
+    c->cost[generator] = text;
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* Plans a few sizes, so that the queue can tell what jobs will cost: a little whenever there is nothing to do. */
 static void plan_costs(struct claim *c)
 {
-    c->planned = true;
-    for (size_t i = 0; generator_at(i); i++) {
-        struct cost_model model;
+    int64_t until = clock_us() + PLAN_MS * CLOCK_MS;
+    while (generator_at(c->planning) && clock_us() < until) {
+        const struct generator *g = generator_at(c->planning);
         struct err err = {0};
-        int64_t began = clock_us();
-        int rc = generator_at(i)->cost(c->states[i], &model, &err);
-        json_t *v = rc == 0 ? cost_json(&model) : NULL;
-        char *text = v ? json_dumps(v, JSON_COMPACT) : NULL;
-        json_decref(v);
-        pthread_mutex_lock(&c->lock);
-        c->cost[i] = text;
-        pthread_mutex_unlock(&c->lock);
+        int rc = g->cost(c->states[c->planning], c->part, &c->model, &err);
+        c->part++;
         if (rc == 0)
-            LOG(DEBUG, "cost of jobs planned", log_str("generator", generator_at(i)->name),
-                log_num("seconds", (double)(clock_us() - began) / 1e6));
+            continue;
+        if (rc == ERR_NOTFOUND)
+            keep_cost(c, c->planning);
         else
-            LOG(WARN, "what jobs will cost cannot be planned", log_str("generator", generator_at(i)->name),
-                log_str("why", err.text));
+            LOG(WARN, "what jobs will cost cannot be planned", log_str("generator", g->name), log_str("why", err.text));
+        c->planning++;
+        c->part = 0;
     }
 }
 
@@ -367,7 +376,7 @@ static int serve(struct claim *c, struct err *err)
             clock_sleep_us(QUIET_MS * CLOCK_MS);
         else if (rc < 0 || idle)
             wait_for_work(c);
-        if (rc == 0 && idle && !c->planned)
+        if (rc == 0 && idle)
             plan_costs(c);
     }
     return 0;

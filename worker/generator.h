@@ -31,8 +31,9 @@ struct generator {
      * thread. */
     int (*component)(const void *state, int i, const char **ret_name, const char **ret_status,
                      double *ret_seconds, const char **ret_error);
-    /* What jobs will cost here, from plans at a few sizes (some hundred milliseconds). Between jobs, on the thread of run. */
-    int (*cost)(void *state, struct cost_model *ret, struct err *err);
+    /* What jobs will cost here, from plans at a few sizes: part i of m (short; ERR_NOTFOUND past the last: m is whole).
+     * Between jobs, on the thread of run. */
+    int (*cost)(void *state, int i, struct cost_model *m, struct err *err);
     /* The job of p, from its inputs to frames and sound handed to pipeline_video_*. */
     int (*run)(void *state, struct pipeline *p, struct err *err);
 };

@@ -266,10 +266,10 @@ static int run_work(struct work *w, struct err *err)
     return 0;
 }
 
-static int cost(void *state, struct cost_model *ret, struct err *err)
+static int cost(void *state, int i, struct cost_model *m, struct err *err)
 {
     const struct state *s = state;
-    return avatar_cost_model(s->avatar, ret, err);
+    return avatar_cost_part(s->avatar, i, m, err);
 }
 
 static int run_job(void *state, struct pipeline *p, struct err *err)

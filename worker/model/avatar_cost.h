@@ -1,8 +1,9 @@
 /* avatar_cost.h -- what the generator's jobs cost, for common/cost.h: plans at a few sizes, at one window of frames and at
- * a longer video. No weights are read; some tens of milliseconds for a small model, more for a large one.
+ * a longer video. No weights are read; each part takes some milliseconds, tens for a large model.
  *
  *     struct cost_model model;
- *     rc = avatar_cost_model(avatar, &model, &err);
+ *     for (int i = 0; (rc = avatar_cost_part(avatar, i, &model, &err)) == 0; i++)
+ *         ;                                                         ERR_NOTFOUND: the model is whole
  */
 #ifndef WORKER_MODEL_AVATAR_COST_H
 #define WORKER_MODEL_AVATAR_COST_H
@@ -12,6 +13,6 @@
 
 struct avatar;
 
-int avatar_cost_model(struct avatar *a, struct cost_model *ret, struct err *err);
+int avatar_cost_part(struct avatar *a, int i, struct cost_model *m, struct err *err);
 
 #endif
