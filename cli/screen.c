@@ -84,13 +84,11 @@ int screen_key(int timeout_ms)
     if (cli_stopped)
         return SCREEN_STOP;
     int n = resized ? 0 : poll(&p, 1, timeout_ms);
-    if (cli_stopped || (n > 0 && !(p.revents & POLLIN))) /* the terminal hung up */
+    if (cli_stopped || (n > 0 && read(0, &byte, 1) != 1)) /* the terminal hung up, and nohup kept the signal away */
         return SCREEN_STOP;
     if (resized)
         return SCREEN_SIZE;
-    if (n > 0 && read(0, &byte, 1) == 1)
-        return byte;
-    return 0;
+    return byte;
 }
 
 /* Line by line over what stood there: nothing flickers. */

@@ -237,6 +237,26 @@ def test_an_older_dispatcher():
     server.server_close()
 
 
+class Proxy(Old):
+    """Something in between that lets nobody through, and says nothing."""
+
+    def answer(self):
+        self.send_response(403)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_POST = answer
+
+
+def test_a_proxy_that_refuses():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    v = Person(server.server_port).json("queue", code=1)
+    assert v == {"error": {"code": "AUTH", "detail": "the dispatcher answered HTTP 403"}}
+    server.shutdown()
+    server.server_close()
+
+
 def test_a_key_that_may_not(folder, redis_server):
     keys = {"jobs-key": "jobs", "admin-key": "admin"}
     path = os.path.join(folder, "keys.json")
@@ -310,7 +330,7 @@ def test_completion(troupe, api, worker):
 class Terminal:
     """A program on a terminal of this size, and what the terminal shows: cursor moves, erasing, colours dropped."""
 
-    def __init__(self, words, env, columns=80, rows=24):
+    def __init__(self, words, env, columns=80, rows=24, nohup=False):
         self.columns, self.rows, self.raw = columns, rows, b""
         self.lines, self.at, self.hidden, self.other = [""] * rows, [0, 0], False, False
         self.master, slave = pty.openpty()
@@ -322,6 +342,7 @@ class Terminal:
             os.setsid()
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
             die_with_parent()
+            signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
         self.process = subprocess.Popen(words, stdin=slave, stdout=slave, stderr=slave, preexec_fn=own_terminal,
                                         env={**env, "TERM": "xterm-256color"})
 
@@ -490,12 +511,13 @@ def test_top_ends_with_its_terminal(troupe):
     t.shows(r"^0 waiting")
     t.type("\x03") # Ctrl-C
     assert t.end(3) == 0
-    t = Terminal([cli_program(), "top"], {**troupe.env, "NO_COLOR": "1"})
-    t.shows(r"^0 waiting")
-    assert b"\x1b[1m" not in t.raw and b"\x1b[2m" not in t.raw
-    os.close(t.slave)
-    os.close(t.master)
-    assert t.process.wait(5) in (0, -signal.SIGHUP)
+    for nohup, code in [(False, -signal.SIGHUP), (True, 0)]:
+        t = Terminal([cli_program(), "top"], {**troupe.env, "NO_COLOR": "1"}, nohup=nohup)
+        t.shows(r"^0 waiting")
+        assert b"\x1b[1m" not in t.raw and b"\x1b[2m" not in t.raw
+        os.close(t.slave)
+        os.close(t.master)
+        assert t.process.wait(5) == code
 
 
 def test_top_on_a_dumb_terminal(troupe):
