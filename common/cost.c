@@ -32,21 +32,38 @@ static int read_point(const json_t *list, struct cost_point *ret)
                : ERR_FORMAT;
 }
 
+static int read_rows(const json_t *list, struct cost_model *m)
+{
+    m->n = (int)json_array_size(list);
+    if (m->n < 1 || m->n > COST_ROWS)
+        return ERR_FORMAT;
+    for (int i = 0; i < m->n; i++)
+        if (read_row(json_array_get(list, (size_t)i), &m->row[i]) < 0 ||
+            (i > 0 && m->row[i].pixels <= m->row[i - 1].pixels))
+            return ERR_FORMAT;
+    return 0;
+}
+
+static int read_points(const json_t *list, struct cost_model *m)
+{
+    m->n_steps = (int)json_array_size(list);
+    if (m->n_steps < 1 || m->n_steps > COST_POINTS)
+        return ERR_FORMAT;
+    for (int i = 0; i < m->n_steps; i++)
+        if (read_point(json_array_get(list, (size_t)i), &m->steps[i]) < 0 ||
+            (i > 0 && m->steps[i].n <= m->steps[i - 1].n))
+            return ERR_FORMAT;
+    return 0;
+}
+
 static int read_model(const json_t *o, struct cost_model *ret)
 {
-    const json_t *rows = json_object_get(o, "rows"), *steps = json_object_get(o, "steps");
     struct cost_model m = {.window = json_number_value(json_object_get(o, "window")),
-                           .slope = json_number_value(json_object_get(o, "slope")),
-                           .n_steps = (int)json_array_size(steps),
-                           .n = (int)json_array_size(rows)};
-    if (m.n_steps < 1 || m.n_steps > COST_POINTS || m.n < 1 || m.n > COST_ROWS || !isfinite(m.window) || m.window < 1 || !isfinite(m.slope) || m.slope < 0)
+                           .slope = json_number_value(json_object_get(o, "slope"))};
+    if (!isfinite(m.window) || m.window < 1 || !isfinite(m.slope) || m.slope < 0)
         return ERR_FORMAT;
-    for (int i = 0; i < m.n; i++)
-        if (read_row(json_array_get(rows, (size_t)i), &m.row[i]) < 0 || (i > 0 && m.row[i].pixels <= m.row[i - 1].pixels))
-            return ERR_FORMAT;
-    for (int i = 0; i < m.n_steps; i++)
-        if (read_point(json_array_get(steps, (size_t)i), &m.steps[i]) < 0 || (i > 0 && m.steps[i].n <= m.steps[i - 1].n))
-            return ERR_FORMAT;
+    if (read_rows(json_object_get(o, "rows"), &m) < 0 || read_points(json_object_get(o, "steps"), &m) < 0)
+        return ERR_FORMAT;
     *ret = m;
     return 0;
 }

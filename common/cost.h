@@ -6,12 +6,12 @@
  *     struct cost_guess g = cost_guess(&m, params, audio_seconds);
  *     job.gflop = g.gflop;  job.plan_bytes = g.bytes;
  *
- * A row holds, for one area: the work of a denoising step over one window of frames, the work done once (conditioning,
- * decoding) for one window's frames and for each frame more, and the same of memory. Between rows a power law is drawn,
- * outside them the nearest two go on. Longer videos are denoised in overlapping windows: 1 + slope * (frames - window), rounded up. Not
- * every step costs the same (some reuse what an earlier one computed): `steps` tells what n steps are worth, in whole ones.
- * It is a prediction: fairness is put right by what a job really took, and the worker plans again with the real inputs
- * before it computes.
+ * A row holds, for one area: the work of a denoising step over one window of frames, the work done once
+ * (conditioning, decoding) for one window's frames and for each frame more, and the same of memory. Between rows a
+ * power law is drawn, outside them the nearest two go on. Longer videos are denoised in overlapping windows: 1 +
+ * slope * (frames - window), rounded up. Not every step costs the same (some reuse what an earlier one computed):
+ * `steps` tells what n steps are worth, in whole ones. It is a prediction: fairness is put right by what a job
+ * really took, and the worker plans again with the real inputs before it computes.
  */
 #ifndef COMMON_COST_H
 #define COMMON_COST_H
@@ -38,7 +38,8 @@ struct cost_model {
     int n;
     struct cost_row row[COST_ROWS]; /* by pixels, rising */
 };
-/* {"window": 129, "slope": 0.0155, "steps": [[1, 1], ...], "rows": [[pixels, step, once, once_frame, bytes, bytes_frame], ...]}. ERR_FORMAT. */
+/* {"window": 129, "slope": 0.0155, "steps": [[1, 1], ...],
+ *  "rows": [[pixels, step, once, once_frame, bytes, bytes_frame], ...]}. ERR_FORMAT. */
 int cost_parse(const char *text, struct cost_model *ret, struct err *err);
 json_t *cost_json(const struct cost_model *m); /* owned by the caller; NULL without memory */
 

@@ -524,30 +524,35 @@ int queue_cmd_progress(struct queue_cmd *c, const struct queue *q, const char *i
                 err);
 }
 
+static json_t *settle_args(const char *id, int64_t attempt, int code, const char *text, const char *result,
+                           const struct queue_limits *limits, const struct queue_used *used)
+{
+    static const char *const verdicts[] = {
+        [ERR_THEN_FAIL] = "fail", [ERR_THEN_RETRY] = "retry", [ERR_THEN_CANCEL] = "stop"};
+    static const struct queue_used none;
+    bool told = text && *text && str_utf8_ok(text, strlen(text));
+    if (!used)
+        used = &none;
+    return json_pack("{s:s s:I s:s s:s s:s s:s s:i s:I s:f s:o s:s s:b}", "id", id, "attempt", (json_int_t)attempt,
+                     "verdict", code == 0 ? "ok" : verdicts[err_then(code)], "code", err_name(code), "error",
+                     told ? text : err_text(code), "result", result, "max_fails", limits->max_fails, "backoff",
+                     (json_int_t)limits->backoff_ms, "gflop", isfinite(used->gflop) ? used->gflop : 0.0, "stages",
+                     used->stages ? json_deep_copy(used->stages) : json_object(), "weights", or_none(used->weights),
+                     "unfit", used->unfit);
+}
+
 int queue_cmd_settle(struct queue_cmd *c, const struct queue *q, const char *id, int64_t attempt, int code,
                      const char *text, const json_t *result, const struct queue_limits *limits,
                      const struct queue_used *used, struct err *err)
 {
-    static const char *const verdicts[] = {
-        [ERR_THEN_FAIL] = "fail", [ERR_THEN_RETRY] = "retry", [ERR_THEN_CANCEL] = "stop"};
     char *json = code == 0 ? json_dumps(result, JSON_COMPACT) : NULL;
-    const char *verdict = code == 0 ? "ok" : verdicts[err_then(code)];
-    size_t n = text ? strlen(text) : 0;
-    double gflop = used && isfinite(used->gflop) ? used->gflop : 0;
     int rc;
     if (code == 0 && !json)
         rc = err_set(err, ERR_NOMEM, "no memory for the result");
     else if (json && strlen(json) > RESULT_MAX)
         rc = err_set(err, ERR_TOOBIG, "the result has %zu bytes, %d are allowed", strlen(json), RESULT_MAX);
     else
-        rc = call(c, q, "troupe_settle",
-                  json_pack("{s:s s:I s:s s:s s:s s:s s:i s:I s:f s:o s:s s:b}", "id", id, "attempt",
-                            (json_int_t)attempt, "verdict", verdict, "code", err_name(code), "error",
-                            n && str_utf8_ok(text, n) ? text : err_text(code), "result", json ? json : "", "max_fails",
-                            limits->max_fails, "backoff", (json_int_t)limits->backoff_ms, "gflop", gflop, "stages",
-                            used && used->stages ? json_deep_copy(used->stages) : json_object(), "weights",
-                            used ? or_none(used->weights) : "", "unfit", used && used->unfit),
-                  err);
+        rc = call(c, q, "troupe_settle", settle_args(id, attempt, code, text, json ? json : "", limits, used), err);
     mem_free(json);
     return rc;
 }

@@ -54,8 +54,8 @@ local function pass_on(b, t)
 end
 
 -- What the transitions look at. The first ones are texts, the others numbers.
-local JOB = {'state', 'cls', 'tenant', 'gen', 'worker', 'ranks', 'hook', 'verdict', 'device', 'cache', 'attempt', 'prio', 'cost', 'stop',
-    'start', 'gflop', 'fails', 'deaths', 'dr', 'ds', 'due', 'sub', 'ttl'}
+local JOB = {'state', 'cls', 'tenant', 'gen', 'worker', 'ranks', 'hook', 'verdict', 'device', 'cache', 'attempt', 'prio',
+    'cost', 'stop', 'start', 'gflop', 'fails', 'deaths', 'dr', 'ds', 'due', 'sub', 'ttl'}
 local JOB_TEXTS = 10
 
 local JOB_N = #JOB

@@ -135,9 +135,9 @@ local function submit_new(b, t, a, class)
     local job = {prio = a.prio, cls = class, tenant = a.tenant, gen = a.gen, gflop = a.gflop, hook = a.hook, attempt = 0}
     local state = a.due > t and 'delayed' or 'queued'
     job.cost = state == 'queued' and predict_ms(b, a.gen, a.gflop) or 0
-    set_job(b, a.id, 'rec', a.rec, 'state', state, 'cost', job.cost, 'attempt', 0, 'fails', 0, 'deaths', 0, 'prio', a.prio, 'gen', a.gen,
-        'gflop', a.gflop, 'tenant', a.tenant, 'cls', class, 'ds', a.ds, 'dr', a.dr, 'ttl', a.ttl, 'sub', t, 'idem', a.idem,
-        'cache', a.cache, 'hook', a.hook)
+    set_job(b, a.id, 'rec', a.rec, 'state', state, 'cost', job.cost, 'attempt', 0, 'fails', 0, 'deaths', 0, 'prio', a.prio,
+        'gen', a.gen, 'gflop', a.gflop, 'tenant', a.tenant, 'cls', class, 'ds', a.ds, 'dr', a.dr, 'ttl', a.ttl, 'sub', t,
+        'idem', a.idem, 'cache', a.cache, 'hook', a.hook)
     if a.idem ~= '' then
         redis.call('SET', idem_key(b, a.tenant, a.idem), a.fp .. ' ' .. a.id, 'PX', IDEM_MS)
     end

@@ -18,7 +18,7 @@ local function orphan(b, t, member)
     end
     count(b, 'n_expired')
     local silent = job.ranks and job.ranks[tonumber(rank) + 1] or job.worker
-    local deaths = redis.call('HINCRBY', b .. ':job:' .. id, 'deaths', 1)
+    local deaths = redis.call('HINCRBY', b .. ':job:' .. id, 'deaths', '1')
     local text = 'worker ' .. (silent or '?') .. ' was not heard of any more'
     charge(b, t, job, 0)
     if stopping(job) then

@@ -27,8 +27,9 @@ struct pipeline_hooks {
     void (*progress)(void *arg, const char *stage, int64_t step, int64_t total, double eta_s);
 };
 
-/* *ret_result: the result object of common/PROTOCOL.md, *ret_report: what the report file holds; owned by the caller. Errors carry the stage in their
- * sentence only where it helps; the code decides what becomes of the job (err_then). worker: for the report.
+/* *ret_result: the result object of common/PROTOCOL.md, *ret_report: what the report file holds; owned by the
+ * caller. Errors carry the stage in their sentence only where it helps; the code decides what becomes of the job
+ * (err_then). worker: for the report.
  */
 int pipeline_run(const struct generator *g, void *state, const struct generator_env *env, const char *worker,
                  const struct job *job, int64_t attempt, const struct pipeline_hooks *hooks,
