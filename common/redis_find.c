@@ -71,12 +71,13 @@ int redis_find_error(const char *text, size_t len, struct err *err)
     } words[] = {
         {"MOVED", "the queue's slot is on another node of the Redis cluster, which could not be reached in time"},
         {"ASK", "the queue's slot of the Redis cluster is being moved to another node; it goes on when that is done"},
-        {"TRYAGAIN", "the queue's slot of the Redis cluster is being moved to another node; it goes on when that is done"},
+        {"TRYAGAIN", "the queue's slot of the Redis cluster is on its way to another node; it goes on when that is done"},
         {"CLUSTERDOWN", "the Redis cluster is down: not every slot has a node that is up (redis-cli --cluster check)"},
         {"MASTERDOWN", "this Redis is a replica that has lost its master"},
         {"UNBLOCKED", "this Redis has become a replica"},
         {"NOREPLICAS", "Redis takes no changes: it has fewer replicas than its min-replicas-to-write"},
-        {"ERR SELECT is not allowed in cluster", "a Redis cluster has only database 0: take the number off the setting redis"},
+        {"ERR SELECT is not allowed in cluster",
+         "a Redis cluster has only database 0: take the number off the setting redis"},
         {"ERR No such master", "the sentinel does not know the master of the setting redis"},
     };
     for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {

@@ -127,7 +127,8 @@ int redis_net_look_up(const char *name, int64_t until_us, struct redis_net *ret,
     if (!l->ready)
         rc = err_set(err, ERR_REDIS, "the name '%s' was not found in time: the name server does not answer", name);
     else if (l->gai != 0 || l->found.n == 0)
-        rc = err_set(err, ERR_REDIS, "the name '%s' does not resolve: %s", name, l->gai ? gai_strerror(l->gai) : "no address");
+        rc = err_set(err, ERR_REDIS, "the name '%s' does not resolve: %s", name,
+                     l->gai ? gai_strerror(l->gai) : "no address");
     else
         rc = 0;
     if (rc == 0)

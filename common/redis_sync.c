@@ -206,7 +206,8 @@ static int connect_now(struct redis_sync *r, struct err *err)
         more |= go;
         if (!more || clock_us() + PAUSE_US > until_us) {
             if (rc == 0)
-                return err_set(err, ERR_REDIS, "Redis at %s: the nodes of the cluster do not agree who has the queue", r->at);
+                return err_set(err, ERR_REDIS, "Redis at %s: the nodes of the cluster do not agree who has the queue",
+                               r->at);
             return err_set(err, rc, "Redis at %s is not reachable: %s", r->at, why.text);
         }
         if (rc < 0 || i >= HOPS_MAX)

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -43,6 +44,7 @@ struct redis_tls {
     int port;
     int64_t until_us;
     int listener;
+    bool heard; /* bytes came from the server */
     /* the caller's */
     char folder[80];
     struct sockaddr_un address;
@@ -228,6 +230,9 @@ static void why_ssl(struct redis_tls *t, SSL *ssl, int kind)
         const char *said = ERR_reason_error_string(e);
         str_format(text, sizeof(text), "TLS failed: %s", said ? said : "of a reason unknown");
         set_why(t, text);
+    } else if (kind == SSL_ERROR_SYSCALL && errno && !t->heard && !*t->cert) { /* its alert may be lost with the line */
+        set_why(t, "the server closed the connection after the handshake; perhaps it wants a certificate of ours: name it "
+                   "with ?cert=FILE&key=FILE");
     } else if (kind == SSL_ERROR_SYSCALL && errno) {
         str_format(text, sizeof(text), "the connection was lost: %s", strerror(errno));
         set_why(t, text);
@@ -355,6 +360,7 @@ static bool move_down(struct carry *c, bool *moved)
         int n = SSL_read(c->ssl, h->bytes, sizeof(h->bytes));
         h->begin = 0;
         h->end = n > 0 ? (size_t)n : 0;
+        c->t->heard |= n > 0;
         c->remote_ended = !ssl_ok(c, n, moved);
     }
     if (h->begin == h->end)
@@ -460,7 +466,9 @@ static int make_listener(struct redis_tls *t, struct err *err)
     t->address.sun_family = AF_UNIX;
     str_path(t->address.sun_path, sizeof(t->address.sun_path), t->folder, "redis");
     t->listener = t->folder[0] ? socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0) : -1;
-    if (t->listener < 0 || bind(t->listener, (void *)&t->address, sizeof(t->address)) < 0 || listen(t->listener, 2) < 0)
+    /* bind(2) by its number: the worker's model code has a function of that name, which the linker would take */
+    if (t->listener < 0 || syscall(SYS_bind, t->listener, &t->address, sizeof(t->address)) < 0 ||
+        listen(t->listener, 2) < 0)
         return err_set(err, ERR_IO, "redis: TLS needs a temporary folder (TMPDIR or /tmp) for its own socket: %s",
                        strerror(errno));
     return 0;

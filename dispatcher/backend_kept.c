@@ -88,8 +88,8 @@ int backend_kept_config(struct backend_kept *k, const struct redisReply *reply, 
         return 0;
     if (n == 0)
         return err_set(err, ERR_UNSUPPORTED,
-                       "durability: disk: this Redis does not say how it writes its log (CONFIG GET appendfsync is forbidden): "
-                       "allow that, use Redis 7.2 or newer, or set durability to default");
+                       "durability: disk: this Redis does not say how it writes its log (CONFIG GET appendfsync is "
+                       "forbidden): allow that, use Redis 7.2 or newer, or set durability to default");
     return err_set(err, ERR_UNSUPPORTED,
                    "durability: disk: this Redis syncs its log '%.*s' and is too old for WAITAOF: set appendfsync always in "
                    "redis.conf (CONFIG SET appendfsync always), use Redis 7.2 or newer, or set durability to default",

@@ -9,7 +9,17 @@ import subprocess
 import time
 
 from api_tools import Redis
-from cluster_tools import die_with_parent, until
+from cluster_tools import FACE, SPEECH, die_with_parent, read, until
+
+SMALL = {"size": 64, "num_inference_steps": 2, "num_frames": 9, "seed": 7}
+
+
+def submit_real(api):
+    """A job that a worker with the tiny checkpoint finishes in a second or two."""
+    answer = api.form("/v1/jobs", [("image", ("face.png", read(FACE))), ("audio", ("speech.wav", read(SPEECH)))] +
+                      [(k, str(v)) for k, v in SMALL.items()])
+    assert answer.status == 201, answer.body
+    return answer.json["id"]
 
 
 def free_port():
@@ -101,15 +111,15 @@ class RedisCluster:
         self.nodes, self.tag, self.folder = [], "{%s}" % queue, folder
         for _ in range(3):
             self.add()
-        words = ["redis-cli", "--cluster", "create"] + ["127.0.0.1:%d" % n.port for n in self.nodes] + ["--cluster-yes"]
+        words = ["redis-cli", "--cluster", "create", *["127.0.0.1:%d" % n.port for n in self.nodes], "--cluster-yes"]
         done = subprocess.run(words, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
         until(lambda: all(self.settled(n) for n in self.nodes), 20)
         self.slot = self.nodes[0]("CLUSTER", "KEYSLOT", self.tag)
 
     def add(self):
-        self.nodes.append(Node(self.folder, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port",
-                               str(free_port()), "--cluster-require-full-coverage", "yes", "--repl-diskless-sync-delay", "0"))
+        self.nodes.append(Node(self.folder, "--cluster-enabled", "yes", "--cluster-node-timeout", "1500", "--cluster-port",
+                               str(free_port()), "--repl-diskless-sync-delay", "0"))
         return self.nodes[-1]
 
     @staticmethod
@@ -215,24 +225,25 @@ class Sentinel:
 
 # ---- TLS ----
 
+CURVE = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+
+
 class Authority:
     """A certificate authority of the test's own, in a folder."""
 
     def __init__(self, folder, name="ca"):
         self.folder, self.pem = folder, os.path.join(folder, name + ".pem")
         self.key = os.path.join(folder, name + ".key")
-        openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30", "-subj",
-                "/CN=" + name, "-keyout", self.key, "-out", self.pem)
+        openssl("req", "-x509", *CURVE, "-nodes", "-days", "30", "-subj", "/CN=" + name, "-keyout", self.key, "-out", self.pem)
 
     def issue(self, name, alt="DNS:localhost,IP:127.0.0.1", days=30):
         """(certificate, key) files. days below 0: expired."""
         base = os.path.join(self.folder, name)
-        openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=" + name, "-keyout",
-                base + ".key", "-out", base + ".csr")
+        openssl("req", *CURVE, "-nodes", "-subj", "/CN=" + name, "-keyout", base + ".key", "-out", base + ".csr")
         with open(base + ".ext", "w") as f:
             f.write("subjectAltName=%s\n" % alt)
-        openssl("x509", "-req", "-in", base + ".csr", "-CA", self.pem, "-CAkey", self.key, "-CAcreateserial", "-days", str(days),
-                "-extfile", base + ".ext", "-out", base + ".pem")
+        openssl("x509", "-req", "-in", base + ".csr", "-CA", self.pem, "-CAkey", self.key, "-CAcreateserial", "-days",
+                str(days), "-extfile", base + ".ext", "-out", base + ".pem")
         return base + ".pem", base + ".key"
 
 
@@ -248,9 +259,9 @@ def have_openssl():
 class TlsServer:
     """redis-server with a tls-port, and a unix socket for the test itself."""
 
-    def __init__(self, folder, authority, certificate, *options, clients="no"):
-        self.port, cert, key = free_port(), *certificate
-        self.path = os.path.join(folder, "tls-%d.sock" % self.port)
+    def __init__(self, folder, authority, certificate, *options, clients="no", port=None):
+        self.port, (cert, key) = port or free_port(), certificate
+        self.path = os.path.join(folder, "tls-%d-%d.sock" % (self.port, time.monotonic_ns()))
         self.process = subprocess.Popen(
             ["redis-server", "--port", "0", "--tls-port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", self.path,
              "--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", authority.pem, "--tls-auth-clients", clients,
@@ -262,5 +273,5 @@ class TlsServer:
             time.sleep(0.01)
 
     def stop(self):
-        self.process.kill()
+        self.process.kill() # twice is fine
         self.process.wait(10)

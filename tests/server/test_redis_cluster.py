@@ -5,11 +5,8 @@ import time
 import pytest
 
 from api_tools import Client, Dispatcher
-from cluster_tools import FACE, SPEECH, WorkerProcess, read, until
-from redis_tools import RedisCluster
-
-
-SMALL = {"size": 64, "num_inference_steps": 2, "num_frames": 9, "seed": 7}
+from cluster_tools import WorkerProcess, until
+from redis_tools import SMALL, RedisCluster, submit_real
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +64,7 @@ def test_a_job_from_end_to_end(nodes, api, dispatcher, folder, need_worker):
     assert "redis=127.0.0.1:%d" % home.port in dispatcher.log()
     w = WorkerProcess(folder, nodes.seeds(*[n for n in nodes.nodes if n is not home]), name="in-the-cluster")
     try:
-        parts = [("image", ("face.png", read(FACE))), ("audio", ("speech.wav", read(SPEECH)))]
-        answer = api.form("/v1/jobs", parts + [(k, str(v)) for k, v in SMALL.items()])
-        assert answer.status == 201, answer.body
-        events = list(api.events(answer.json["id"], timeout=60))
+        events = list(api.events(submit_real(api), timeout=150))
         assert [e[1] for e in events][-2:] == ["job", "end"] and events[-2][2]["state"] == "done", events[-3:]
         assert any(e[1] == "progress" for e in events)
         assert {k.split(b"}")[0] for n in nodes.nodes for k in n("KEYS", "*")} == {b"{avatar"}
@@ -159,5 +153,5 @@ def test_failover_to_a_replica(nodes, api, dispatcher, folder, need_worker):
         assert api("GET", "/v1/jobs/" + job).json["state"] == "queued"
     # the worker has found the way too
     assert api("POST", "/v1/queue/resume").status == 200
-    until(lambda: api("GET", "/v1/jobs/" + jobs[0]).json["state"] in ("done", "failed"), 30, 0.05)
+    until(lambda: api("GET", "/v1/jobs/" + jobs[0]).json["state"] in ("done", "failed"), 120, 0.05)
     assert w.stop() == 0, w.log()
