@@ -97,29 +97,56 @@ static void add_query(json_t *list, const char *name, const char *type, const ch
                                           "schema", "type", type));
 }
 
+/* method, paths (by spaces), name, type, help */
+#define LISTS "/v1/jobs /v1/queue/dead"
+#define SWITCHES "/v1/queue/pause /v1/queue/resume"
+static const struct {
+    const char *method, *paths, *name, *type, *help;
+} queries[] = {
+    {"GET", "/v1/jobs", "state", "string", "only jobs in this state"},
+    {"GET", LISTS, "generator", "string", "only this generator's"},
+    {"GET", LISTS, "code", "string", "only jobs that failed with this code"},
+    {"GET", LISTS, "worker", "string", "only jobs that this worker had last"},
+    {"GET", LISTS, "tenant", "string", "only this tenant's (a key of scope jobs sees its own tenant's anyway)"},
+    {"GET", LISTS, "limit", "integer", "1 to 100; 20 unless given"},
+    {"GET", LISTS, "cursor", "string", "from the page before"},
+    {"GET", "/v1/jobs/{id}", "wait", "integer", "seconds to wait for the job's end, at most 55"},
+    {"GET", "/v1/jobs/{id}", "history", "integer", "1: with the job's event log"},
+    {"POST", "/v1/queue/redrive", "generator", "string", "only this generator's; or any of these as a JSON body"},
+    {"POST", "/v1/queue/redrive", "code", "string", "only jobs that failed with this code"},
+    {"POST", "/v1/queue/redrive", "worker", "string", "only jobs that this worker had last"},
+    {"POST", "/v1/queue/redrive", "tenant", "string", "only this tenant's"},
+    {"POST", SWITCHES, "generator", "string", "only this generator's jobs"},
+    {"POST", SWITCHES, "tenant", "string", "only this tenant's jobs"},
+    {"POST", "/v1/workers/{name}/quiet", "off", "integer", "1: take jobs again"},
+};
+
+/* Is path one of the words of list? */
+static bool among(const char *list, const char *path)
+{
+    size_t n = strlen(path);
+    for (const char *p = list; p; p = strchr(p, ' ')) {
+        p += *p == ' ';
+        if (strncmp(p, path, n) == 0 && (p[n] == 0 || p[n] == ' '))
+            return true;
+    }
+    return false;
+}
+
 static void extra_parameters(const struct route *t, json_t *list)
 {
-    bool get = strcmp(t->method, "GET") == 0;
-    if (get && strcmp(t->path, "/v1/jobs") == 0) {
-        add_query(list, "state", "string", "only jobs in this state");
-        add_query(list, "generator", "string", "only this generator's");
-        add_query(list, "code", "string", "only jobs that failed with this code");
-        add_query(list, "worker", "string", "only jobs that this worker had last");
-        add_query(list, "tenant", "string", "only this tenant's (a key of scope jobs sees its own tenant's anyway)");
-        add_query(list, "limit", "integer", "1 to 100; 20 unless given");
-        add_query(list, "cursor", "string", "from the page before");
-    } else if (get && strcmp(t->path, "/v1/jobs/{id}") == 0) {
-        add_query(list, "wait", "integer", "seconds to wait for the job's end, at most 55");
-        add_query(list, "history", "integer", "1: with the job's event log");
-    } else if (t->body == ROUTE_BODY_SUBMIT) {
-        json_t *key = json_pack("{s:s, s:s, s:s, s:{s:s, s:i}}", "name", "Idempotency-Key", "in", "header",
-                                "description", "the same key and body: the same job, for 24 hours", "schema", "type",
-                                "string", "maxLength", 255);
-        json_array_append_new(list, key);
-        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:{s:s}}", "name", "traceparent", "in", "header", "description",
-                                              "W3C trace context: kept with the job, and in the logs", "schema", "type",
-                                              "string"));
+    for (size_t i = 0; i < sizeof queries / sizeof *queries; i++) {
+        if (strcmp(t->method, queries[i].method) == 0 && among(queries[i].paths, t->path))
+            add_query(list, queries[i].name, queries[i].type, queries[i].help);
     }
+    if (t->body != ROUTE_BODY_SUBMIT)
+        return;
+    json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:{s:s, s:i}}", "name", "Idempotency-Key", "in", "header",
+                                          "description", "the same key and body: the same job, for 24 hours", "schema", "type",
+                                          "string", "maxLength", 255));
+    json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:{s:s}}", "name", "traceparent", "in", "header", "description",
+                                          "W3C trace context: kept with the job, and in the logs", "schema", "type",
+                                          "string"));
 }
 
 static json_t *request_body(const struct route *t, const struct app *app)

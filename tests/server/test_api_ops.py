@@ -218,6 +218,12 @@ def test_generators_and_openapi(shared):
             wanted = {p["name"] for p in operation["parameters"] if p["in"] == "path"}
             assert wanted == set(re.findall(r"\{(\w+)\}", path)), path
             assert operation["summary"] and "default" in operation["responses"]
+    for method, path, names in [("get", "/v1/jobs", {"state", "generator", "code", "worker", "tenant", "limit", "cursor"}),
+                                ("get", "/v1/queue/dead", {"generator", "code", "worker", "tenant", "limit", "cursor"}),
+                                ("post", "/v1/queue/redrive", {"generator", "code", "worker", "tenant"}),
+                                ("post", "/v1/queue/resume", {"generator", "tenant"}), ("get", "/v1/queue", set()),
+                                ("post", "/v1/jobs", set()), ("post", "/v1/workers/{name}/quiet", {"off"})]:
+        assert {p["name"] for p in doc["paths"][path][method]["parameters"] if p["in"] == "query"} == names, path
     for path in ["/v1/jobs/{id}/events", "/v1/jobs/{id}/video", "/v1/blobs/{key}", "/metrics", "/healthz"]:
         assert path in doc["paths"]
     page = shared.client("GET", "/docs").body.decode()
