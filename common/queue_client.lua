@@ -309,6 +309,7 @@ local function pause(keys, args)
         if a.on then
             redis.call('HSET', b .. ':tenant:' .. a.name, 'limited', 1)
         end
+        redis.call('ZADD', b .. ':tenants', 'NX', t, a.name)
         refresh_tenant(b, t, a.name)
         set_limited(b, a.name)
     elseif not a.on then

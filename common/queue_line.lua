@@ -52,18 +52,16 @@ local function parse_offer(text)
     return {gens = gens, ver = tonumber(ver), bytes = tonumber(bytes), gang = gang == '1', labels = labels}
 end
 
--- Registered workers that are not told to be quiet: all, and those that fit the class.
+-- Registered workers, and those of them that fit the class (and are not told to be quiet).
 local function workers_for(b, class)
-    local all, fit = 0, 0
+    local fit = 0
     local flat = redis.call('HGETALL', b .. ':offers')
     for i = 1, #flat, 2 do
-        local n = tonumber(flat[i + 1])
-        all = all + n
         if fits(class, parse_offer(flat[i])) then
-            fit = fit + n
+            fit = fit + tonumber(flat[i + 1])
         end
     end
-    return all, fit
+    return redis.call('ZCARD', b .. ':workers'), fit
 end
 
 ------------------------------------------------------------------------------------------------------- tenants
@@ -88,12 +86,12 @@ local function tenant_closed(b, t, name)
     return nil, weight
 end
 
-local function join_turn(b, turn, tenant)
+-- fresh: the tenant has waited in no turn of the level until now. Otherwise all its turns keep its one virtual time.
+local function join_turn(b, turn, tenant, fresh)
     local prio = turn:sub(1, 1)
-    local v = tonumber(redis.call('HGET', b .. ':meta', 'v:' .. prio) or 0)
-    local mine = tonumber(redis.call('ZSCORE', b .. ':vt:' .. prio, tenant) or 0)
-    if mine < v or mine == 0 then
-        mine = math.max(v, mine)
+    local mine = tonumber(redis.call('ZSCORE', b .. ':vt:' .. prio, tenant))
+    if fresh or not mine then
+        mine = math.max(mine or 0, tonumber(redis.call('HGET', b .. ':meta', 'v:' .. prio) or 0))
         redis.call('ZADD', b .. ':vt:' .. prio, mine, tenant)
     end
     redis.call('ZADD', b .. ':turn:' .. turn, mine, tenant)
@@ -114,7 +112,7 @@ local function refresh_tenant(b, t, tenant)
         if closed then
             leave_turn(b, turn, tenant)
         elseif not redis.call('ZSCORE', b .. ':turn:' .. turn, tenant) then
-            join_turn(b, turn, tenant)
+            join_turn(b, turn, tenant, true)
             wake(b)
         end
     end
@@ -143,9 +141,7 @@ local function charge(b, t, job, ms)
     if mine and ms ~= job.cost then
         move_virtual(b, job.prio, job.tenant, tonumber(mine) + (ms - (job.cost or 0)) / tonumber(weight or 1))
     end
-    if limited ~= '1' then
-        return
-    elseif tonumber(day or 0) == today then
+    if tonumber(day or 0) == today then
         redis.call('HINCRBY', key, 'day_ms', ms)
     else
         redis.call('HSET', key, 'day', today, 'day_ms', ms)
@@ -182,11 +178,12 @@ local function join_line(b, t, id, job, front)
     level_counts(b, job, 1, job.cost)
     if redis.call('SADD', b .. ':lines:' .. job.tenant, turn) == 1 then
         redis.call('HINCRBY', b .. ':classes', job.cls, '1')
-        if redis.call('HINCRBY', b .. ':act', job.prio .. '|' .. job.tenant, '1') == 1 then
+        local fresh = redis.call('HINCRBY', b .. ':act', job.prio .. '|' .. job.tenant, '1') == 1
+        if fresh then
             redis.call('HINCRBY', b .. ':meta', 'N:' .. job.prio, '1')
         end
         if not tenant_closed(b, t, job.tenant) then
-            join_turn(b, turn, job.tenant)
+            join_turn(b, turn, job.tenant, fresh)
         end
     end
     wake(b)
@@ -235,6 +232,7 @@ local function leave_running(b, t, id, job)
     redis.call('ZREM', b .. ':lease', id)
     for rank = 2, #(job.ranks or {}) do
         redis.call('ZREM', b .. ':lease', id .. '#' .. (rank - 1))
+        redis.call('HINCRBY', b .. ':meta', 'more_ranks', '-1')
     end
     if job.dr > 0 or (job.stop or 0) ~= 0 then
         redis.call('ZREM', b .. ':clock', id)
@@ -333,10 +331,24 @@ local function left_to_warm(b, t, class, head, me, warm)
     return t - since < WARM_MS and warm_one(b, t, class, me) or false
 end
 
+-- The workers of a host that fit a class and are not told to be quiet: how many, how many of them run nothing (or are
+-- me), and all by name.
+local function on_host(b, class, host, me)
+    local n, free, able = 0, 0, {}
+    for _, name in ipairs(redis.call('SMEMBERS', b .. ':host:' .. host)) do
+        local offer, job = unpack(redis.call('HMGET', b .. ':worker:' .. name, 'offer', 'job'))
+        if offer and offer ~= '' and fits(class, parse_offer(offer)) then
+            n, able[name] = n + 1, true
+            free = (not job or name == me) and free + 1 or free
+        end
+    end
+    return n, free, able
+end
+
 local function left_to_host(b, t, class, head, host)
     if class.gmin <= 1 then
         return false
-    elseif redis.call('SCARD', b .. ':host:' .. host) < class.gmin then
+    elseif on_host(b, class, host) < class.gmin then
         return true
     end
     local other, at = unpack(redis.call('HMGET', b .. ':job:' .. head, 'ghost', 'ghost_t'))

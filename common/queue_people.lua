@@ -64,7 +64,7 @@ end
 local function stats(keys, args)
     local b, t = keys[1], now()
     local meta = redis.call('HMGET', b .. ':meta', unpack(COUNTERS))
-    local running = redis.call('ZCARD', b .. ':lease')
+    local running = redis.call('ZCARD', b .. ':lease') - tonumber(redis.call('HGET', b .. ':meta', 'more_ranks') or 0)
     local f = {waiting = redis.call('ZCARD', b .. ':wait'), running = running,
         delayed = redis.call('ZCARD', b .. ':delayed'), ended = redis.call('ZCARD', b .. ':ended'),
         dead = redis.call('ZCARD', b .. ':dead'), workers = redis.call('ZCARD', b .. ':workers'), oldest_ms = 0,

@@ -48,7 +48,7 @@ local function clock_due(b, t, id)
             finish(b, t, id, job, 'timed_out', 'expire', {code = 'TIMEOUT', why = text})
         end
     elseif stopping(job) then
-        charge(b, t, job, math.max(0, t - job.start))
+        account(b, t, job)
         finish_stopped(b, t, id, job, 'expire')
     else
         set_job(b, id, 'stop', 2, 'stop_at', t)

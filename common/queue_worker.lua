@@ -30,6 +30,13 @@ local function count_offer(b, name)
     end
 end
 
+-- Held for a gang no more.
+local function let_go(b, name, host)
+    if host and host ~= '' then
+        redis.call('HDEL', b .. ':forming:' .. host, 'w:' .. name)
+    end
+end
+
 local function hello(keys, args)
     local b, a, t = keys[1], cmsgpack.unpack(args[1]), now()
     local me = b .. ':worker:' .. a.worker
@@ -37,6 +44,7 @@ local function hello(keys, args)
     local pid = redis.call('HGET', me, 'pid')
     if pid and pid ~= tostring(a.info.pid) then -- the name's new bearer starts afresh
         redis.call('HDEL', me, 'unfit', 'job', 'rank', 'claim', 'untold', 'quiet', 'started_ms')
+        let_go(b, a.worker, redis.call('HGET', me, 'host'))
     end
     for name, value in pairs(a.info) do
         local what, gen = name:match('^(%l+):(.+)$')
@@ -62,6 +70,7 @@ local function forget_worker(b, name)
     if offer and offer ~= '' then
         less(b, ':offers', offer)
     end
+    let_go(b, name, host)
     if host then
         redis.call('SREM', b .. ':host:' .. host, name)
     end
@@ -85,7 +94,9 @@ local function quiet(keys, args)
     end
     redis.call('HSET', me, 'quiet', a.on and 1 or 0)
     count_offer(b, a.worker)
-    if not a.on then
+    if a.on then
+        let_go(b, a.worker, redis.call('HGET', me, 'host'))
+    else
         wake(b)
     end
     return answer('OK')
@@ -134,6 +145,9 @@ local function begin(b, t, a, id, job, names, known)
     end
     for i, name in ipairs(names) do
         redis.call('ZADD', b .. ':lease', t + a.lease, i > 1 and id .. '#' .. (i - 1) or id)
+        if i > 1 then
+            redis.call('HINCRBY', b .. ':meta', 'more_ranks', '1')
+        end
         if known then
             redis.call('HSET', b .. ':worker:' .. name, 'job', id, 'rank', i - 1, 'untold',
                 name == a.worker and '' or job.attempt, 'claim', name == a.worker and a.token or '')
@@ -173,16 +187,17 @@ local function gather(b, t, a, id, class)
     redis.call('HSET', key, 'w:' .. a.worker, t)
     redis.call('PEXPIRE', key, 4 * GANG_HOLD_MS)
     set_job(b, id, 'ghost', a.host, 'ghost_t', t)
+    local _, free, able = on_host(b, class, a.host, a.worker)
     local names, flat = {}, redis.call('HGETALL', key)
     for i = 1, #flat, 2 do
         local name = flat[i]:match('^w:(.+)$')
-        if name and t - tonumber(flat[i + 1]) < GANG_HOLD_MS then
+        if name and able[name] and t - tonumber(flat[i + 1]) < GANG_HOLD_MS then
             names[#names + 1] = name
         elseif name then
             redis.call('HDEL', key, flat[i])
         end
     end
-    local want = math.max(class.gmin, math.min(class.gmax, redis.call('SCARD', b .. ':host:' .. a.host)))
+    local want = math.max(class.gmin, math.min(class.gmax, free))
     if #names < want then
         return nil
     end
@@ -246,6 +261,9 @@ local function claim(keys, args)
     local offer = {gens = without(a.gens, me.unfit), ver = a.ver, bytes = a.bytes, labels = a.labels,
         gang = a.host ~= '' and me.gang == '1'}
     local pick = next_job(b, t, offer, a)
+    if offer.gang then
+        let_go(b, a.worker, a.host)
+    end
     if not pick then
         return nothing(b, t, a, known, {})
     end
@@ -411,8 +429,8 @@ local function settle_unfit(b, t, a, job)
     local _, fit = workers_for(b, parse_class(job.cls))
     set_error(b, a.id, a.code, a.error)
     if not known or fit == 0 then -- nobody does it better: then it says why, again and again
-        redis.call('HDEL', me, 'unfit')
         if known then
+            redis.call('HSET', me, 'unfit', unfit or '')
             count_offer(b, job.worker)
         end
         finish(b, t, a.id, job, 'failed', 'settle', {code = a.code, why = a.error})
