@@ -117,7 +117,7 @@ static int lock_dir(struct cluster *k, const char *dir, struct err *err)
     k->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (k->lock < 0)
         return err_set(err, ERR_IO, "%s: %s", path, strerror(errno));
-    if (flock(k->lock, LOCK_EX | LOCK_NB) == 0)
+    if (flock(k->lock, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) /* a network volume may have no locks */
         return 0;
     return err_set(err, ERR_CONFLICT,
                    "%s is in use by another `troupe up`: stop it, or name another folder with --volume", dir);

@@ -77,6 +77,11 @@ def test_an_image_that_lacks_the_program(folder, programs, env, sentence):
     assert rc == 2 and sentence in said
 
 
+def test_a_file_of_keys_is_enough(image):
+    assert image.show(RUN_MODE="web", TROUPE_REDIS="redis://there", TROUPE_KEYS="/run/secrets/keys.json")[0] == 0
+    assert image.show(RUN_MODE="web", TROUPE_REDIS="redis://there", TROUPE_INSECURE="yes")[0] == 0
+
+
 def test_more_words_go_to_the_program(image):
     assert image.show("--log-format", "json")[2][-2:] == ["--log-format", "json"]
 
@@ -211,7 +216,7 @@ def test_readme_names_every_variable():
     with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as f:
         text = f.read().split("### What a container reads", 1)[1].split("\n## ", 1)[0]
     named = set(re.findall(r"`([A-Z][A-Z_]+)`", "\n".join(line.split("|")[1] for line in text.splitlines() if line.startswith("|"))))
-    settings = {"TROUPE_API_KEY", "TROUPE_BIND", "TROUPE_INSECURE", "TROUPE_REDIS", "TROUPE_VOLUME", "TROUPE_CKPTS", "TROUPE_DEVICE",
+    settings = {"TROUPE_API_KEY", "TROUPE_KEYS", "TROUPE_BIND", "TROUPE_INSECURE", "TROUPE_REDIS", "TROUPE_VOLUME", "TROUPE_CKPTS", "TROUPE_DEVICE",
                 "TROUPE_PORT", "TROUPE_WEB_PORT", "TMPDIR"}
     assert read - settings <= named, (read - settings - named)
     assert named <= read, named - read
