@@ -332,7 +332,7 @@ class Terminal:
 
     def __init__(self, words, env, columns=80, rows=24, nohup=False):
         self.columns, self.rows, self.raw = columns, rows, b""
-        self.lines, self.at, self.hidden, self.other = [""] * rows, [0, 0], False, False
+        self.lines, self.at, self.hidden, self.other, self.scrolled = [""] * rows, [0, 0], False, False, False
         self.master, slave = pty.openpty()
         self.resize(columns, rows)
         self.before = termios.tcgetattr(slave)
@@ -349,7 +349,7 @@ class Terminal:
     def resize(self, columns, rows):
         """The kernel tells the program itself (SIGWINCH)."""
         self.columns, self.rows = columns, rows
-        self.lines = (self.lines + [""] * rows)[:rows]
+        self.lines, self.at[0] = (self.lines + [""] * rows)[:rows], min(self.at[0], rows - 1)
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def type(self, text):
@@ -388,6 +388,7 @@ class Terminal:
                 self.at[1] = 0
             elif m[0] == "\n":
                 self.at[0] = min(self.rows - 1, y + 1)
+                self.scrolled |= y + 1 >= self.rows
             else:
                 assert m[2] is None and m[0].isprintable(), m[0]
                 self.lines[y] = self.lines[y][:x].ljust(x) + m[0] + self.lines[y][x + 1:]
@@ -477,9 +478,12 @@ def test_top_live(troupe, api, worker):
     for columns, rows in [(40, 12), (200, 50), (20, 5), (80, 24)]:
         t.resize(columns, rows)
         until(lambda: len(t.text().split("\n")) == rows and max(map(columns_of, t.lines)) <= columns)
+        time.sleep(0.15)
+        t.read()
+        t.scrolled = False
         time.sleep(0.25) # twice drawn since
         lines = t.text().split("\n")
-        assert len(lines) == rows and max(map(columns_of, lines)) <= columns, lines
+        assert len(lines) == rows and max(map(columns_of, lines)) <= columns and not t.scrolled, lines
         full = [x for x in lines if x]
         if rows >= 50: # everything, and whole ids
             assert len([x for x in full if x.startswith("w-")]) == 12 and job in t.text()
