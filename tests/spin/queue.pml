@@ -11,16 +11,19 @@
  *             place). So an answer is lost: the request was executed from here. An answer that comes twice is dropped by the
  *             connection (RESP pairs by order, and a timeout closes it), so it needs no place.
  *
- * A function of common/queue.lua is one indivisible step, here as there:
- *   submit, idem_lookup -> q_submit()     cancel, cancel_one -> q_cancel()     claim, claimed_before, first_fit -> q_claim()
- *   settle, end_attempt, settle_ok, settle_retry, keep_late -> q_settle()      release -> q_release()
- *   orphan -> lease_over()     the due ones of :delayed -> retry_due()         clock_due -> clock_over()
- *   enqueue, requeue, finish, finish_stopped, leave_all, free_worker -> the same names
+ * A function of common/queue*.lua is one indivisible step, here as there:
+ *   submit, idem_lookup -> q_submit()     cancel, cancel_one -> q_cancel()     claim, held_before, next_job, begin -> q_claim()
+ *   settle, end_attempt, verdict, settle_ok, settle_retry, keep_late -> q_settle()      release -> q_release()
+ *   orphan -> lease_over()     delayed_due -> retry_due()     clock_due -> clock_over()
+ *   enqueue, requeue, finish, finish_stopped -> the same names; leave, leave_running -> leave_all(); free_workers -> free_worker()
  * worker/claim.c: claim_one -> CLAIMS, run_job -> ENDS, settle_job and release_job -> SAYS. renew and progress change nothing
  * but the lease's time; what they tell (a stop, a lost job) is the guard of the step that follows.
  *
  * Not here: order and shares (any waiting job may be next: more than the real lines allow), wake tokens (a worker claims every
  * second without them), tenants, and what differs by time alone.
+ *
+ * A copy of a claim that arrives after the answer to a later claim of the same worker takes a job for nobody, and hides the later
+ * one: two jobs wait for a lease and count a death. NET=2 with two jobs shows it (same_claim_same_job); nothing is lost.
  *
  * What must hold has a name, which a failed search prints: MUST, check(). Sizes and the broken variants (#ifdef of a word in
  * capitals that run.py names) come from run.py.
@@ -587,31 +590,32 @@ inline fresh_token(w)
     fi
 }
 
-/* The sender gives up waiting; its request (x_about, x_attempt, x_arg) is still on its way. */
-inline put(o, w)
+inline a_place()
 {
-    FAULT;
     if
     :: k = 0
 #if NET > 1
     :: k = 1
 #endif
-    fi;
-    d_step {
-        wire[k].op = o; wire[k].from = w; wire[k].about = x_about; wire[k].attempt = x_attempt; wire[k].arg = x_arg;
-        x_about = 0; x_attempt = 0; x_arg = 0;
-        tidy()
-    }
+    fi
 }
+
+/* The sender gives up waiting; its request is still on its way. (Hidden variables are not put back when the search does: k is
+ * chosen, then read in the very next step.) */
+#define PUT(o, w, j, a, v) FAULT; a_place();                                                                  \
+    d_step {                                                                                                  \
+        wire[k].op = o; wire[k].from = w; wire[k].about = j; wire[k].attempt = a; wire[k].arg = v;            \
+        tidy()                                                                                                \
+    }
 
 #define CLIENT(j)                                                                                             \
     :: atomic { job[j].client == SENDING ->                                                                   \
         d_step { q_submit(j); job[j].accepted = 1; job[j].client = DECIDING; tidy() } }                       \
-    :: atomic { job[j].client == SENDING && MAY_FAIL -> x_about = j; put(SUBMIT, 0) }                         \
+    :: atomic { job[j].client == SENDING && MAY_FAIL -> PUT(SUBMIT, 0, j, 0, 0) }                             \
     :: atomic { job[j].client == DECIDING -> /* not final: tidy_ended */                                      \
         d_step { q_cancel(j); job[j].told = (r == R_OK); job[j].client = WAITING; tidy() } }                  \
     :: d_step { job[j].client == DECIDING -> job[j].client = WAITING; tidy() } /* lets it run */              \
-    :: atomic { job[j].client == DECIDING && MAY_FAIL -> x_about = j; put(CANCEL, 0) }
+    :: atomic { job[j].client == DECIDING && MAY_FAIL -> PUT(CANCEL, 0, j, 0, 0) }
 
 #define CLAIMS(w)                                                                                             \
     :: atomic { worker[w].about == NONE && (SOME_WAIT || worker[w].token != 0) ->                             \
@@ -631,7 +635,7 @@ inline put(o, w)
                 fi;                                                                                           \
                 tidy()                                                                                        \
             }                                                                                                 \
-        :: MAY_FAIL -> x_arg = worker[w].token; put(CLAIM, w)                                                 \
+        :: MAY_FAIL -> PUT(CLAIM, w, 0, 0, worker[w].token)                                                   \
         fi }
 
 #define DIES(w)                                                                                               \
@@ -650,7 +654,7 @@ inline idle(w)
 
 /* The attempt is over. That the job is lost is heard at a renew: then a worker drops it, unless its result is whole. */
 #define TELLS(w) x_about = worker[w].about; x_attempt = worker[w].attempt; x_arg = worker[w].verdict
-#define PUTS(w) TELLS(w); put(END, 0)
+#define PUTS(w) PUT(END, 0, worker[w].about, worker[w].attempt, worker[w].verdict)
 #define ENDS(w)                                                                                               \
     :: atomic { worker[w].about != NONE && worker[w].verdict == 0 ->                                          \
         if                                                                                                    \
