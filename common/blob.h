@@ -2,7 +2,7 @@
  *
  *     {volume}/blobs/ab/ab12...          an input, named by its SHA-256; key "sha256:ab12..."
  *     {volume}/tmp/put-...               an input being written
- *     {volume}/results/<job>/<attempt>-video.mp4, -thumbnail.png, -report.json
+ *     {volume}/results/<job>/<attempt>-<mark>-video.mp4, -thumbnail.png, -report.json
  *
  * A file appears under its name whole or not at all: temporary name, fsync, rename, fsync of the folder.
  * Writing the same bytes twice is harmless. Any number of processes may share a volume.

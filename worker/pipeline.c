@@ -27,6 +27,7 @@ struct pipeline {
     const struct generator_env *env;
     const struct job *job;
     int64_t attempt;
+    char mark[9]; /* of this run's files */
     const struct pipeline_hooks *hooks;
     char video[BLOB_PATH], video_part[BLOB_PATH]; /* the other files have the names of the result object */
     struct mp4 *mp4;                              /* owned */
@@ -217,9 +218,13 @@ out:
     return rc;
 }
 
-static int result_path(const struct pipeline *p, const char *name, char *ret, struct err *err)
+/* Attempt and mark make the name: a queue that lost its last second (Redis without power, a failover) may give the same
+ * attempt to two workers, and neither must touch the other's files. */
+static int result_path(const struct pipeline *p, const char *name, bool make, char *ret, struct err *err)
 {
-    return blob_result_path(p->env->conf->volume, p->job->id, p->attempt, name, true, ret, BLOB_PATH, err);
+    char marked[48];
+    str_format(marked, sizeof(marked), "%s-%s", p->mark, name);
+    return blob_result_path(p->env->conf->volume, p->job->id, p->attempt, marked, make, ret, BLOB_PATH, err);
 }
 
 static int publish_video(struct pipeline *p, char hex[SHA256_HEX], int64_t *ret_bytes, struct err *err)
@@ -240,9 +245,9 @@ static int publish_video(struct pipeline *p, char hex[SHA256_HEX], int64_t *ret_
 static int publish_thumbnail(struct pipeline *p, struct err *err)
 {
     char path[BLOB_PATH], part[BLOB_PATH];
-    int rc = result_path(p, "thumbnail.png", path, err);
+    int rc = result_path(p, "thumbnail.png", true, path, err);
     if (rc == 0)
-        rc = result_path(p, "thumbnail.png.part", part, err);
+        rc = result_path(p, "thumbnail.png.part", true, part, err);
     if (rc == 0)
         rc = image_out_png(&p->first, part, err);
     return rc < 0 ? rc : blob_publish(part, path, err);
@@ -253,7 +258,7 @@ static json_t *result_of(const struct pipeline *p, const char *hex, int64_t byte
     char name[3][48];
     static const char *const names[] = {"video.mp4", "thumbnail.png", "report.json"};
     for (int i = 0; i < 3; i++)
-        str_format(name[i], sizeof(name[i]), "%lld-%s", (long long)p->attempt, names[i]);
+        str_format(name[i], sizeof(name[i]), "%lld-%s-%s", (long long)p->attempt, p->mark, names[i]);
     return json_pack("{s:s,s:I,s:s,s:s,s:s,s:i,s:i,s:I,s:f,s:f,s:I,s:O}", "video", name[0], "video_bytes",
                      (json_int_t)bytes, "video_sha256", hex, "thumbnail", name[1], "report", name[2], "width",
                      p->first.width, "height", p->first.height, "frames", (json_int_t)p->n_frames, "fps",
@@ -287,7 +292,7 @@ static int publish_report(struct pipeline *p, const char *worker, json_t *result
     pipeline_note(p, "worker", json_string(worker));
     char *text = bad ? NULL : json_dumps(p->report, JSON_INDENT(2));
     int rc =
-        text ? result_path(p, "report.json", path, err) : err_set(err, ERR_NOMEM, "no memory for the report");
+        text ? result_path(p, "report.json", true, path, err) : err_set(err, ERR_NOMEM, "no memory for the report");
     if (rc == 0)
         rc = blob_publish_bytes(path, text, strlen(text), err);
     mem_free(text);
@@ -323,8 +328,13 @@ static int begin(struct pipeline *p, struct err *err)
     p->seconds = json_object();
     if (!p->report || !p->warnings || !p->seconds)
         return err_set(err, ERR_NOMEM, "no memory for the job");
-    int rc = result_path(p, "video.mp4", p->video, err);
-    return rc < 0 ? rc : result_path(p, "video.mp4.part", p->video_part, err);
+    char id[JOB_ID];
+    int rc = job_make_id(id);
+    if (rc < 0)
+        return err_set(err, rc, "no random numbers");
+    str_copy(p->mark, sizeof(p->mark), id + strlen(id) - (sizeof(p->mark) - 1)); /* its random end */
+    rc = result_path(p, "video.mp4", true, p->video, err);
+    return rc < 0 ? rc : result_path(p, "video.mp4.part", true, p->video_part, err);
 }
 
 /* What an attempt that failed has written. The folder stays: another attempt may be about to write there. */
@@ -334,8 +344,7 @@ static void remove_files(const struct pipeline *p)
                                         "thumbnail.png.part", "report.json",    "report.json.part"};
     char path[BLOB_PATH];
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-        if (blob_result_path(p->env->conf->volume, p->job->id, p->attempt, names[i], false, path,
-                             sizeof(path), NULL) == 0)
+        if (result_path(p, names[i], false, path, NULL) == 0)
             unlink(path);
 }
 

@@ -5,8 +5,8 @@
  *     struct pipeline_hooks hooks = {arg, cancel, progress};
  *     rc = pipeline_run(generator, state, &env, &job, attempt, &hooks, &result, &err);
  *
- * Everything is written under names that hold the attempt, with ".part" behind them until it is whole, so
- * attempts never meet. After a failure nothing of the attempt stays.
+ * Everything is written under names that hold the attempt and a random mark, with ".part" behind them until it is
+ * whole, so attempts never meet. After a failure nothing of the attempt stays.
  */
 #ifndef WORKER_PIPELINE_H
 #define WORKER_PIPELINE_H
