@@ -192,6 +192,11 @@ def test_web_and_worker_beside_a_redis(folder):
     until(lambda: ping() == 200, 30)
     assert words_of(w.pid)[0].endswith(b"troupe-worker") and not [p for p in descendants(w.pid) if b"bash" in words_of(p)[0]]
     assert work.health(**url) == (0, "")
+    w.send_signal(signal.SIGSTOP)
+    until(lambda: work.health(**url)[0] == 1, 10)
+    assert work.health(**url)[1] == "the worker has no connection to Redis, or is stopped"
+    w.send_signal(signal.SIGCONT)
+    until(lambda: work.health(**url)[0] == 0, 10)
     for p, image in [(w, work), (d, web)]:
         p.send_signal(signal.SIGTERM)
         assert p.wait(30) == 0
