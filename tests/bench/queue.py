@@ -9,20 +9,23 @@ has the job), http (POST /v1/jobs of a dispatcher, while a worker drains), waite
 streams; the dispatcher's memory for each), others (bullmq, rq, arq, beanstalkd; those that are not there are named). Each
 figure is the median of the repetitions. Goals: 15,000 jobs/s, pickup p50 0.5 ms and p99 3 ms, 64 MiB for 10,000 waiters.
 """
-import argparse
-import base64
-import json
 import os
-import resource
-import shutil
-import socket
-import statistics
-import subprocess
 import sys
-import tempfile
-import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path = [p for p in sys.path if os.path.abspath(p or ".") != HERE]  # here `queue` is this file, not Python's own
+
+import argparse  # noqa: E402
+import base64  # noqa: E402
+import json  # noqa: E402
+import resource  # noqa: E402
+import shutil  # noqa: E402
+import socket  # noqa: E402
+import statistics  # noqa: E402
+import subprocess  # noqa: E402
+import tempfile  # noqa: E402
+import time  # noqa: E402
+
 for folder in ("queue_model", "server"):
     sys.path.insert(0, os.path.join(HERE, "..", folder))
 from link import Server, library  # noqa: E402
@@ -121,18 +124,17 @@ class Bench:
         line("POST /v1/jobs, claimed and settled", "%.0f jobs/s over 32 connections" % median(self.repeated(once), "per_s"))
 
     def waiters(self):
-        folder = tempfile.mkdtemp(prefix="troupe-bench-")
-        with Server("--maxclients", "1000") as server:
-            d = self.dispatcher(server, folder, "--max-connections", str(3 * WAITERS))
-            try:
-                id = self.one_job(d, folder)
-                for name, path, head in (("long-polls", "/v1/jobs/%s?wait=60" % id, b""),
-                                         ("event streams", "/v1/jobs/%s/events" % id, b"Accept: text/event-stream\r\n")):
-                    self.park(d, name, path, head)
-            finally:
-                d.process.kill()
-                d.process.wait()
-                shutil.rmtree(folder, ignore_errors=True)
+        for name, path, head in (("long-polls", "/v1/jobs/%s?wait=60", b""),
+                                 ("event streams", "/v1/jobs/%s/events", b"Accept: text/event-stream\r\n")):
+            folder = tempfile.mkdtemp(prefix="troupe-bench-")
+            with Server("--maxclients", "1000") as server:
+                d = self.dispatcher(server, folder, "--max-connections", str(3 * WAITERS))
+                try:
+                    self.park(d, name, path % self.one_job(d, folder), head)
+                finally:
+                    d.process.kill()
+                    d.process.wait()
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def one_job(self, d, folder):
         from api_tools import Client
@@ -153,7 +155,8 @@ class Bench:
         time.sleep(2)
         asked = time.monotonic()
         with socket.create_connection(("127.0.0.1", d.port)) as s:
-            s.sendall(b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % path.split("?")[0].replace("/events", "").encode())
+            one = path.split("?")[0].replace("/events", "").encode()
+            s.sendall(b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % one)
             s.recv(4096)
         answered = time.monotonic() - asked
         grown = rss(d.process.pid) - before
@@ -161,13 +164,12 @@ class Bench:
              % (grown / 1024, grown / WAITERS, took, answered * 1000))
         for s in parked:
             s.close()
-        time.sleep(1)
 
     # ---- others ----
 
     def others(self):
         python = os.path.join(self.a.venv, "bin", "python") if self.a.venv else sys.executable
-        script = os.path.join(HERE, "queue_others.py")
+        script = os.path.join(HERE, "others", "queue_others.py")
         for name in ("bullmq", "rq", "arq", "beanstalkd"):
             if not self.there(name, python):
                 line(name, "not here")
