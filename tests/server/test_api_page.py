@@ -202,10 +202,12 @@ def test_board_shows_the_queue(page, dispatcher, api, worker):
     api.submit(priority=9)
     job, attempt = worker.claim()
     worker.progress(job, attempt, "denoise", 3, 12, 75.0)
+    worker.redis("DEL", "{avatar}:hist") # ten waits of 30 to 60 s
+    worker.redis("HSET", "{avatar}:hist", "wait:10", 10, "wait:sum", 450000)
     opened_board(page, dispatcher.port)
     shown = tiles(page)
     assert (shown["Waiting"], shown["Running"], shown["Failed"], shown["Runs"]) == ("4", "1", "0", "–")
-    assert shown["Waits"].endswith(" s")
+    assert shown["Waits"] == "45 s" and "9 of 10 under 57 s" in page.text("#tiles")
     assert page.text("#workers li b") == "test-1"
     assert page.text("#workers li span") == "denoise · step 3 of 12 · about 1 min 15 s left — card 1"
     assert page.run("return document.querySelector('#workers .bar').getAttribute('aria-valuenow')") == "25"

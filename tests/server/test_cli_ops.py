@@ -70,9 +70,11 @@ def test_queue(troupe, api, worker):
     fail(api, worker)
     api("POST", "/v1/queue/pause?generator=avatar")
     worker.call("tenant", name="acme", weight=2.0, max_running=3, max_queued=0, gpu_s_day=0.0, rate=30.0, burst=5)
+    worker.redis("DEL", "{avatar}:hist") # ten waits of 30 to 60 s, ten runs of 2 to 5 min
+    worker.redis("HSET", "{avatar}:hist", "wait:10", 10, "wait:sum", 450000, "run:12", 10, "run:sum", 2100000)
     text = troupe.out("queue")
     for line in [r"state     paused: generator avatar", r"waiting   2   the oldest for \d+\.\d s; .* of work .*", "running   0",
-                 "delayed   0", "failed    1   troupe dead lists them", "workers   1", r"waits     p50 \d.*, p90 \d.*",
+                 "delayed   0", "failed    1   troupe dead lists them", "workers   1", "waits     p50 45 s, p90 57 s", "runs      p50 3 min 30 s, p90 4 min 42 s",
                  r"level   waiting  work", r"5             2  \d+.*", r"acme  +2 +0 +0 +0\.0 s +3 running, 30 a minute",
                  r"\(none\) +1 +2 +0 .*-"]:
         assert [x for x in text.splitlines() if re.fullmatch(line, x)], (line, text)
@@ -140,7 +142,11 @@ def test_workers_and_quiet(troupe, api, worker):
     done = troupe("quiet", "nobody")
     assert done.returncode == 1 and "there is no such job or worker" in done.stderr
     assert troupe("quiet", "a/b").returncode == 2
-    worker.call("bye", worker="test-1")
+    for name in ("a-first", "z-last"):
+        Worker(worker.redis, name).hello()
+    assert [w["name"] for w in troupe.json("workers")["workers"]] == ["test-1", "a-first", "z-last"] # who works, then by name
+    for name in ("test-1", "a-first", "z-last"):
+        worker.call("bye", worker=name)
     assert troupe.out("workers") == "no workers\n"
 
 
