@@ -703,8 +703,18 @@ inline idle(w)
             tidy()                                                                                            \
         } }
 
+/* A lease runs out because nobody renews it; or, something going wrong, although somebody would. */
+#ifdef FAULTS
+#define RENEWS(w, j) (worker[w].about == j && worker[w].attempt == job[j].attempt)
+#define LEASE_MAY_END(j) (faults > 0 || !(RENEWS(0, j) || RENEWS(WORKERS - 1, j)))
+#define LEASE_ENDS(j) if :: RENEWS(0, j) || RENEWS(WORKERS - 1, j) -> FAULT :: else fi
+#else
+#define LEASE_MAY_END(j) true
+#define LEASE_ENDS(j) skip
+#endif
+
 #define TIMER(j)                                                                                              \
-    :: atomic { (job[j].sets & LEASE) && MAY_FAIL -> FAULT; d_step { lease_over(j); tidy() } }                \
+    :: atomic { (job[j].sets & LEASE) && LEASE_MAY_END(j) -> LEASE_ENDS(j); d_step { lease_over(j); tidy() } }\
     :: atomic { job[j].sets & DELAY -> d_step { retry_due(j); tidy() } }                                      \
     :: atomic { job[j].sets & CLOCK -> d_step { clock_over(j); tidy() } }
 
