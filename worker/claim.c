@@ -202,6 +202,20 @@ static void settle_job(struct claim *c, const struct queue_claimed *job, int cod
         log_str("trace", trace_of(&job->job)));
 }
 
+/* The attempt is another's, and nothing is said about it: after a power cut of Redis the other one may have its very
+ * number. Only when the job is gone with its record, its folder goes too. */
+static void leave_job(struct claim *c, const struct queue_claimed *job)
+{
+    struct job_view v = {0};
+    struct err err = {0};
+    LOG(WARN, "job lost to another attempt", log_str("job", job->job.id), log_int("attempt", job->attempt));
+    if (send(c, queue_cmd_get(&c->cmd, &c->queue, job->job.id, false, &err), &err) < 0)
+        return;
+    if (queue_read_get(c->reply.data, c->reply.len, &v, &err) == ERR_NOTFOUND)
+        remove_results(c, job->job.id);
+    job_view_done(&v);
+}
+
 static void release_job(struct claim *c, const struct queue_claimed *job)
 {
     enum job_state state = JOB_RUNNING;
@@ -281,8 +295,10 @@ static int run_job(struct claim *c, const struct queue_claimed *job)
         settle_job(c, job, rc, err.text, result, report); /* a whole result of a lost attempt is kept as late */
     else if (why == LEASE_DRAIN && rc == ERR_CANCEL)
         release_job(c, job);
-    else /* lost: the fence refuses it, and tells when the job is gone with its record */
+    else if (why != LEASE_LOST)
         settle_job(c, job, rc, err.text, NULL, NULL);
+    else
+        leave_job(c, job);
     json_decref(result);
     json_decref(report);
     return rc == ERR_DEVICE ? rc : 0;
