@@ -15,6 +15,7 @@ from cluster_tools import FACE, SPEECH, read
 
 FINAL = ("done", "failed", "cancelled", "timed_out")
 STEPS, FRAMES = 10, 9
+SYNC_S = 4  # everysec: a second, and more while a sync is slow
 
 
 class Wrong(Exception):
@@ -100,7 +101,10 @@ class Job:
         a = self.ask("POST", "/v1/jobs", body, (201,), Content_Type=kind, Idempotency_Key=self.key)
         job = a.json["id"]
         if self.id and job != self.id:
-            raise Wrong("key %s stands for two jobs: %s and %s" % (self.key, self.id, job))
+            if not self.may_be_lost():
+                raise Wrong("key %s stands for two jobs: %s and %s" % (self.key, self.id, job))
+            self.lost_ids.add(self.id)
+            self.id = None
         if not self.id:
             self.id, self.accepted_at = job, time.time()
 
@@ -138,10 +142,12 @@ class Job:
 
     # ---- a life ----
 
+    def may_be_lost(self):
+        return any(self.accepted_at - 1 < c < self.accepted_at + SYNC_S for c in self.run.cuts_that_lose())
+
     def lost(self):
         """The queue does not know the job: allowed only for what was accepted just before a power cut with everysec."""
-        cut = next((c for c in self.run.cuts_that_lose() if self.accepted_at > c - 2.5 and c > self.accepted_at - 1), None)
-        if cut is None:
+        if not self.may_be_lost():
             raise Wrong("job %s was accepted and is not there" % self.id)
         self.lost_ids.add(self.id)
         self.id, self.cancelled = None, False

@@ -178,7 +178,7 @@ class WorkerSlot(Slot):
 
     def busy(self):
         text = self.log()
-        return text.rfind("job claimed") > max(text.rfind("job ended"), text.rfind("job given back"))
+        return text.rfind("job claimed") > max(text.rfind("job " + end) for end in ("ended", "given back", "lost"))
 
     def look(self):
         text = Slot.look(self)

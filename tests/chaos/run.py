@@ -138,7 +138,8 @@ class Run:
                 self.errors.append(text)
         self.resume_stopped()
         while self.timed and time.time() - self.began >= self.timed[0][0]:
-            self.timed.pop(0)[1]()
+            self.timed[0][1]()  # first done, then gone: may_lose_more looks
+            self.timed.pop(0)
 
     def left(self, late=False):
         return [f for s in self.slots for f in s.left(late)]
