@@ -55,7 +55,8 @@ class Job:
         self.delay_s = rng.uniform(0, 0.4)
         self.way = rng.choice(("form", "json", "form"))
         self.fields = {"size": 64, "num_inference_steps": STEPS, "num_frames": FRAMES, "seed": rng.randrange(3),
-                       "priority": rng.choice((5, 5, 7)), "cache": "auto" if rng.random() < run.cached else "off", **run.fields}
+                       "priority": rng.choice((5, 5, 7)), "cache": "auto" if rng.random() < run.cached else "off"}
+        self.fields.update(run.fields)
         self.twice = rng.random() < 0.3
         self.watches = rng.random() < 0.6
         self.cancel_after = None

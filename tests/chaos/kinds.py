@@ -6,9 +6,9 @@ from programs import LEASE_S, point, points, sent, shim, state_of
 from run import REAL, Skipped, as_root
 
 # Points that a worker reaches with a job in work: two of them in a run kill no job three times.
-HOLDING = ["worker_claimed", "worker_held", "worker_inputs", "worker_stage", "worker_denoise", "worker_frames", "worker_video",
-           "worker_video_named", "worker_computed", "worker_settle", "worker_renewed", "worker_reported", "worker_release",
-           "blob_sync", "blob_rename", "blob_renamed"]
+HOLDING = ["worker_claimed", "worker_held", "worker_inputs", "worker_stage", "worker_denoise", "worker_frames",
+           "worker_video", "worker_video_named", "worker_computed", "worker_settle", "worker_renewed", "worker_reported",
+           "worker_release", "blob_sync", "blob_rename", "blob_renamed"]
 HOLDING_SENT = ["claim", "settle", "progress", "renew", "release"]
 FREE = ["worker_claim", "worker_settled", "worker_released", "worker_hello", "worker_expired", "worker_bye"]
 DISPATCHER = ["dispatcher_upload", "dispatcher_body", "dispatcher_submit", "dispatcher_submitted", "dispatcher_replied",
@@ -245,10 +245,10 @@ CRASHES = 11
 
 def matrix():
     """The kinds in the order of the runs; a longer form goes round."""
-    return ([Kind("crash", crash, i, CRASHES) for i in range(CRASHES)] +
-            [Kind("forget", forget, i, 3) for i in range(3)] +
-            [Kind(f.__name__, f) for f in (cancel, redis_kill, power_always, power_everysec, stop, pause, full, disk, slow, lost,
-                                           half_open, webhook, poison, real)])
+    others = (cancel, redis_kill, power_always, power_everysec, stop, pause, full, disk, slow, lost, half_open, webhook,
+              poison, real)
+    return ([Kind("crash", crash, i, CRASHES) for i in range(CRASHES)] + [Kind("forget", forget, i, 3) for i in range(3)] +
+            [Kind(f.__name__, f) for f in others])
 
 
 def not_planned():

@@ -1,5 +1,5 @@
-"""Programs under faults: redis-server that loses power, and dispatchers and workers that are started again whenever they end,
-each time with the next fault of their list.
+"""Programs under faults: redis-server that loses power, and dispatchers and workers that are started again whenever they
+end, each time with the next fault of their list.
 """
 import copy
 import os
@@ -232,7 +232,7 @@ class RedisProgram:
     def start(self):
         argv = ["redis-server", "--unixsocket", self.path, "--dir", self.folder, "--save", "", "--appendonly", "yes",
                 "--appendfsync", self.sync, "--loglevel", "warning"]
-        argv += ["--bind", self.tcp[0], "--port", str(self.tcp[1]), "--protected-mode", "no"] if self.tcp else ["--port", "0"]
+        argv += ["--port", str(self.tcp[1]), "--bind", self.tcp[0], "--protected-mode", "no"] if self.tcp else ["--port", "0"]
         env = clean_environment(**({"LD_PRELOAD": SHIM, "CHAOS_SYNC_LOG": self.synced} if self.power else {}))
         self.process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env,
                                         preexec_fn=die_with_parent)
