@@ -126,8 +126,7 @@ end
 local function accepted(b, id, job, fields)
     fields.id, fields.state = id, job.state
     fields.pos = position(b, id, job)
-    local _
-    _, fields.fitting = workers_for(b, parse_class(job.cls))
+    fields.fitting = workers_for(b, parse_class(job.cls))
     return answer('OK', fields)
 end
 
@@ -355,7 +354,7 @@ local function get(keys, args)
     f.now, f.start_s = now(), -1
     f.pos, ms = position(b, a.id, job)
     if job.state == 'queued' then
-        local _, fit = workers_for(b, parse_class(job.cls))
+        local fit = workers_for(b, parse_class(job.cls))
         f.start_s = start_s(b, job, ms, fit)
     end
     local record, late = unpack(redis.call('HMGET', b .. ':job:' .. a.id, 'rec', 'late'))

@@ -52,7 +52,7 @@ local function parse_offer(text)
     return {gens = gens, ver = tonumber(ver), bytes = tonumber(bytes), gang = gang == '1', labels = labels}
 end
 
--- Registered workers, and those of them that fit the class (and are not told to be quiet).
+-- Registered workers that fit the class and are not told to be quiet.
 local function workers_for(b, class)
     local fit = 0
     local flat = redis.call('HGETALL', b .. ':offers')
@@ -61,7 +61,7 @@ local function workers_for(b, class)
             fit = fit + tonumber(flat[i + 1])
         end
     end
-    return redis.call('ZCARD', b .. ':workers'), fit
+    return fit
 end
 
 ------------------------------------------------------------------------------------------------------- tenants

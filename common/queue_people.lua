@@ -195,7 +195,7 @@ local function why(keys, args)
     end
     local n, ms = position(b, a.id, job)
     local f = {id = a.id, state = job.state, tenant = job.tenant, position = n, ahead = math.max(0, n), ahead_s = ms / 1000}
-    f.workers, f.fitting = workers_for(b, parse_class(job.cls))
+    f.workers, f.fitting = redis.call('ZCARD', b .. ':workers'), workers_for(b, parse_class(job.cls))
     f.start_s = start_s(b, job, ms, f.fitting)
     if job.state == 'queued' then
         f.reason, f.why = why_queued(b, t, job, f)

@@ -426,7 +426,7 @@ local function settle_unfit(b, t, a, job)
         redis.call('HSET', me, 'unfit', list)
         count_offer(b, job.worker)
     end
-    local _, fit = workers_for(b, parse_class(job.cls))
+    local fit = workers_for(b, parse_class(job.cls))
     set_error(b, a.id, a.code, a.error)
     if not known or fit == 0 then -- nobody does it better: then it says why, again and again
         if known then
