@@ -234,7 +234,8 @@ class Authority:
     def __init__(self, folder, name="ca"):
         self.folder, self.pem = folder, os.path.join(folder, name + ".pem")
         self.key = os.path.join(folder, name + ".key")
-        openssl("req", "-x509", *CURVE, "-nodes", "-days", "30", "-subj", "/CN=" + name, "-keyout", self.key, "-out", self.pem)
+        openssl("req", "-x509", *CURVE, "-nodes", "-days", "30", "-subj", "/CN=" + name, "-keyout", self.key,
+                "-out", self.pem)
 
     def issue(self, name, alt="DNS:localhost,IP:127.0.0.1", days=30):
         """(certificate, key) files. days below 0: expired."""
@@ -264,9 +265,9 @@ class TlsServer:
         self.path = os.path.join(folder, "tls-%d-%d.sock" % (self.port, time.monotonic_ns()))
         self.process = subprocess.Popen(
             ["redis-server", "--port", "0", "--tls-port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", self.path,
-             "--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", authority.pem, "--tls-auth-clients", clients,
-             "--dir", folder, "--save", "", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            preexec_fn=die_with_parent)
+             "--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", authority.pem,
+             "--tls-auth-clients", clients, "--dir", folder, "--save", "", *options],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=die_with_parent)
         deadline = time.time() + 10
         while not os.path.exists(self.path) and time.time() < deadline:
             assert self.process.poll() is None, "redis-server without TLS?"

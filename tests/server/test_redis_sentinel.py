@@ -69,7 +69,8 @@ def test_the_master_dies(group, folder, need_worker):
 
 def start(folder, url, *, seconds="0.7"):
     words = [dispatcher_program(), "--port", "0", "--web-port", "-1", "--volume", folder + "/v", "--redis", url]
-    done = subprocess.run(words + ["--redis-wait-s", seconds], capture_output=True, text=True, timeout=30, env=clean_environment())
+    done = subprocess.run(words + ["--redis-wait-s", seconds], capture_output=True, text=True, timeout=30,
+                          env=clean_environment())
     assert done.returncode == 3
     text = done.stderr.splitlines()[-1]
     return start(folder, url, seconds="8") if "Redis did not answer" in text else text # a busy machine: with patience

@@ -112,7 +112,7 @@ def test_what_is_told(folder, pki, serve, need_worker):
         for program, text, word in zip(programs, pair, words):
             text = text.result()
             if word not in text and ("in time" in text or "did not answer" in text): # a busy machine: with patience
-                text = told(program, folder, url, "10")
+                text = told(program, folder, url, "4")
             assert word in text, (url, text)
     assert leftovers() == before
     plain.close()
