@@ -197,6 +197,8 @@ def fairness(q, a, rng):
     got = dict.fromkeys(weights, 0.0)
     for tenant, _, seconds, *_ in world.finished:
         got[tenant] += seconds
+    for id, started in world.running.items():
+        got[world.jobs[id][0]] += (q.now - started) / 1000
     shares = [got[t] / weights[t] for t in weights]
     index = jain(shares)
     print("fairness: %d tenants with weights 1, 2, 4, %d workers, %d jobs: Jain index %.4f, least %.2f and most %.2f of the mean"
