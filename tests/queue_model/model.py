@@ -93,7 +93,7 @@ class Model:
         self.idle = {}                      # (generator, worker): when it asked
         self.forming = {}                   # host: (job, {worker: when it asked})
         self.ticked, self.grace = None, 0
-        self.n = {}
+        self.n, self.claims = {}, 0
         self.events = []                    # of this call: (id, what, state, attempt)
         self.hooks, self.taken = [], []     # deliveries that wait; (id, hold) of those that were taken
 
@@ -453,10 +453,16 @@ class Model:
         need(set(got["paused_list"]) == self.paused, "paused: %s", self.paused)
         since = [j.since for j in self.queued()]
         need(got["oldest_ms"] == (self.now - min(since) if since else 0), "oldest_ms")
-        levels = {x["priority"]: x["waiting"] for x in got["levels"] if x["waiting"]}
-        for level in range(10):
-            n = sum(j.prio == level for j in self.queued())
-            need(levels.get(level, 0) == n, "level %d has %d waiting", level, n)
+        levels = {x["priority"]: (x["waiting"], round(x["waiting_s"] * 1000)) for x in got["levels"]}
+        want = {}
+        for j in self.queued():
+            n, ms = want.get(j.prio, (0, 0))
+            want[j.prio] = (n + 1, ms + j.cost)
+        need(levels == want, "levels: %s, not %s", levels, want)
+        hist = got["hist"] or {}
+        for name, n in (("wait", self.claims), ("run", self.n.get("n_done", 0))):
+            has = hist[name]["count"] if name in hist else 0
+            need(has == n, "the histogram %s counts %d, not %d", name, has, n)
 
     def do_why(self, a, _, got):
         job = self.jobs.get(a["id"])
@@ -490,6 +496,12 @@ class Model:
             n = sum(j.tenant == f["name"] and j.state == "queued" for j in self.jobs.values())
             need(f["running"] == self.running_of(f["name"]), "running of %s", f["name"])
             need(f["waiting"] in (n, self.waiting_of(f["name"])), "waiting of %s", f["name"])
+            t = self.tenant(f["name"])
+            has = tuple(f[x] for x in ("weight", "max_running", "max_queued", "gpu_s_day", "rate", "burst"))
+            need(has == (t.weight, t.max_running, t.max_queued, t.gpu_s_day, t.rate, t.burst), "limits of %s: %s", f["name"], has)
+            need(f["paused"] == ("tenant:" + f["name"] in self.paused), "%s: paused", f["name"])
+            need(bool(f["held"]) == bool(self.closed(f["name"])), "%s is held: %s", f["name"], f["held"])
+            need(abs(f["used_s_day"] * 1000 - t.used) < 1, "%s used %s, not %d ms", f["name"], f["used_s_day"], t.used)
         active = {j.tenant for j in self.jobs.values() if j.state not in ENDED}
         need(active <= {f["name"] for f in got["list"]}, "a tenant with jobs is listed")
 
@@ -498,7 +510,13 @@ class Model:
         return {name for name, w in self.workers.items() if w.until > self.now}
 
     def do_models(self, a, _, got):
-        need(got["r"] == "OK", "models")
+        memory = {}
+        for w in self.workers.values():
+            for gen in words(w.info["generators"]) - w.unfit if not w.quiet else ():
+                memory.setdefault(gen, []).append(w.info["memory_bytes"])
+        want = {gen: 0 if 0 in sizes else max(sizes) for gen, sizes in memory.items()}
+        need(dict(got["memory"]) == want, "memory: %s, not %s", got["memory"], want)
+        need(dict(got["weights"]) == self.weights, "weights: %s, not %s", got["weights"], self.weights)
 
     # ---- workers ----
 
@@ -628,6 +646,7 @@ class Model:
     def start(self, job, ranks, a):
         at, t = (job.prio, job.tenant), self.tenant(job.tenant)
         job.attempt += 1
+        self.claims += 1
         job.state, job.start, job.worker, job.ghost = "running", self.now, ranks[0], None
         job.ranks, job.cost = ranks, job.cost * len(ranks)
         job.leases = {name: self.now + a["lease"] for name in ranks}

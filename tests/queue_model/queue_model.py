@@ -29,16 +29,19 @@ NUMBERS = ("attempt", "fails", "deaths", "prio", "sub", "start", "fin", "exp", "
 MUTANTS = [
     ("no fence", "if job and job.state == 'running' and job.attempt == a.attempt then", "if job and job.state == 'running' then"),
     ("no tenant cap", "elseif cap > 0 and tonumber(f[3] or 0) >= cap then", "elseif false then"),
-    ("n_run is not counted down", "redis.call('HINCRBY', b .. ':tenant:' .. job.tenant, 'n_run', -1)", ""),
+    ("n_run is not counted down", "redis.call('HINCRBY', b .. ':tenant:' .. job.tenant, 'n_run', '-1')", ""),
     ("levels upside down", "redis.call('ZRANGE', b .. ':turns', 0, -1)", "redis.call('ZREVRANGE', b .. ':turns', 0, -1)"),
     ("cancel of the running", "set_job(b, id, 'stop', 1, 'stop_at', t)", "set_job(b, id, 'stop_at', t)"),
     ("late results are lost", "if #late < LATE_MAX then", "if #late < 0 then"),
-    ("deaths are fails", "redis.call('HINCRBY', b .. ':job:' .. id, 'deaths', 1)", "redis.call('HINCRBY', b .. ':job:' .. id, 'fails', 1)"),
+    ("deaths are fails", "redis.call('HINCRBY', b .. ':job:' .. id, 'deaths', '1')", "redis.call('HINCRBY', b .. ':job:' .. id, 'fails', '1')"),
     ("no warm first", "return t - since < WARM_MS and", "return false and"),
     ("one virtual time for all weights", "(ms - (job.cost or 0)) / tonumber(weight or 1)", "(ms - (job.cost or 0))"),
     ("the key outlives its job", "if held and held:match('(%S+)$') == a.id then", "if false then"),
     ("labels are ignored", "(class.labels == '' or has_labels(o.labels, class.labels))", "true"),
     ("pause of a generator", "not off['generator:' .. class.gen] and ", ""),
+    ("a page repeats its last", "or flat[i] < after then", "or flat[i] <= after then"),
+    ("only a turn moves", "redis.call('ZADD', b .. ':turn:' .. turn, 'XX', mine, tenant)", ""),
+    ("a budget is for ever", "tonumber(f[5] or 0) == math.floor(t / DAY_MS) and tonumber(f[6] or 0)", "tonumber(f[6] or 0)"),
     ("the second worker hears nothing", "me.untold == tostring(job.attempt) or", "false or"),
 ]
 
@@ -144,10 +147,26 @@ class Run:
                 clock[j.id] = j.clock
         need(k.get("lease") == lease, "leases: %s, not %s", k.get("lease"), lease)
         need(k.get("clock") == clock, "clock: %s, not %s", k.get("clock"), clock)
+        for state, limit in (("", 3), ("failed", 1), ("queued", 2)):
+            self.walk(state, limit)
         need(sorted(k.get("hooks").values()) == sorted(h.due for h in m.hooks), "hooks")
         for (level, tenant), at in m.vt.items():
             has = k.get("vt:%d" % level).get(tenant, 0.0)
             need(abs(has - at) < 1e-3, "virtual time of '%s' in level %d: %s, not %s", tenant, level, has, at)
+
+    def walk(self, state, limit):
+        """The list page by page: each chosen job once, the newest first."""
+        seen, cursor = [], ""
+        while True:
+            args = {"cursor": cursor, "limit": limit, **({"state": state} if state else {})}
+            got = answer(self.link.send(packed(QUEUE, "list", args))[0])
+            seen += [f["id"] for f in got["jobs"]]
+            need(len(seen) <= len(self.m.jobs), "the list does not end")
+            cursor = got["cursor"]
+            if not cursor:
+                break
+        when = {j.id: j.fin if state == "failed" else j.sub for j in self.m.jobs.values() if state in ("", j.state)}
+        need(seen == sorted(when, key=lambda id: (when[id], id), reverse=True), "the list in pages of %d: %s", limit, seen)
 
     def end(self):
         """Everything ends, is deleted, and leaves nothing behind."""
