@@ -5,7 +5,7 @@
  * back under their name; one request at a time may be late; which of the two jobs is next is open. A worker that computes
  * renews and one that is idle claims, so a lease runs out only where neither is the case.
  *
- *   claim, held_before, gather, begin (queue_worker.lua) -> q_claim(), gather(), begin()   settle -> q_settle()
+ *   claim, let_go, held_before, gather, begin (queue_worker.lua) -> q_claim(), gather(), begin()   settle -> q_settle()
  *   orphan (queue_timer.lua) -> lease_over()     a held worker that does not claim for 5 s -> LET_GO
  */
 #define WORKERS 3
@@ -45,6 +45,7 @@ typedef Worker {
 };
 Worker worker[WORKERS];
 byte wire = NONE; /* a claim of that worker is late */
+bit late;         /* one has arrived: it may hold a worker that has another job meanwhile, which costs G a death */
 byte faults = FAULTS;
 
 hidden byte all_or_none, no_rank_for_the_busy, only_deaths_count, one_result, only_the_owner_writes, every_job_ends;
@@ -54,13 +55,6 @@ hidden byte got, pick, k, n, last;
 #define FINAL(s) ((s) >= DONE)
 #define OWNED(j, a) (job[j].state == RUNNING && job[j].attempt == a)
 #define RANK_OF(w) (worker[w].entry == NONE -> 0 : (job[G].rank[1] == w && worker[w].entry == G -> 1 : 0))
-
-/* May this worker be counted in? Only if no job is entered for it: one that was held may have been given another since. */
-#ifdef TAKES_BUSY
-#define FREE(w) true
-#else
-#define FREE(w) (worker[w].entry == NONE)
-#endif
 
 inline free_workers(j)
 {
@@ -89,7 +83,7 @@ inline begin(j, w)
     for (k : 0 .. SIZE - 1) {
         if
         :: job[j].rank[k] != NONE ->
-            MUST(no_rank_for_the_busy, job[j].rank[k] == w || worker[job[j].rank[k]].about == NONE ||
+            MUST(no_rank_for_the_busy, late || job[j].rank[k] == w || worker[job[j].rank[k]].about == NONE ||
                  !OWNED(worker[job[j].rank[k]].about, worker[job[j].rank[k]].attempt) || worker[job[j].rank[k]].about == j);
             job[j].lease[k] = 1;
             worker[job[j].rank[k]].entry = j;
@@ -105,18 +99,15 @@ inline gather(w)
 {
     got = NONE;
     n = 0;
-    if
-    :: FREE(w) -> worker[w].held = 1
-    :: else
-    fi;
+    worker[w].held = 1;
     for (k : 0 .. WORKERS - 1) {
         if
-        :: worker[k].held && FREE(k) && k != w && n < SIZE - 1 -> n = n + 1; last = k
+        :: worker[k].held && k != w && n < SIZE - 1 -> n = n + 1; last = k
         :: else
         fi
     }
     if
-    :: n == SIZE - 1 && worker[w].held ->
+    :: n == SIZE - 1 ->
         job[G].rank[0] = (last < w -> last : w);
         job[G].rank[1] = (last < w -> w : last);
         for (k : 0 .. WORKERS - 1) {
@@ -142,6 +133,12 @@ inline q_claim(w)
         fi
     :: else
     fi;
+#ifndef TAKES_BUSY
+    if
+    :: got == NONE -> worker[w].held = 0 /* let_go: it is held again, or given another job */
+    :: else
+    fi;
+#endif
     if
     :: got == NONE && pick == S ->
         job[S].rank[0] = w;
@@ -195,11 +192,11 @@ inline next_job()
     fi
 }
 
-#define HOLDABLE ((worker[0].held && FREE(0)) + (worker[1].held && FREE(1)) + (worker[2].held && FREE(2)))
+#define HOLDABLE (worker[0].held + worker[1].held + worker[2].held)
 #define UNTOLD(w) (worker[w].entry != NONE && worker[w].untold != 0)
 #define CLAIMS(w)                                                                                             \
     :: atomic { worker[w].about == NONE &&                                                                    \
-                (job[S].state == QUEUED || UNTOLD(w) || (job[G].state == QUEUED && FREE(w) && (!worker[w].held || HOLDABLE > 1))) -> \
+                (job[S].state == QUEUED || UNTOLD(w) || (job[G].state == QUEUED && (!worker[w].held || HOLDABLE > 1))) -> \
         next_job();                                                                                           \
         d_step {                                                                                              \
             q_claim(w);                                                                                       \
@@ -211,7 +208,7 @@ inline next_job()
             got = 0; pick = 0                                                                                 \
         } }                                                                                                   \
     :: d_step { worker[w].about == NONE && wire == NONE && faults > 0 -> wire = w; faults-- }                 \
-    :: atomic { wire == w -> next_job(); d_step { wire = NONE; q_claim(w); got = 0; pick = 0 } }
+    :: atomic { wire == w -> next_job(); d_step { wire = NONE; late = 1; q_claim(w); got = 0; pick = 0 } }
 
 /* The other ranks go on renewing until they hear that the attempt is over. */
 #ifdef LEAVES_EARLY
