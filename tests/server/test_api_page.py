@@ -168,7 +168,7 @@ def test_phone_width_and_contrast(shared, dark):
         shared.worker.hello()
         shared.client("POST", "/v1/queue/pause?tenant=a-tenant-with-a-rather-long-name.example.org")
         shared.client.submit()
-        shared.worker.settle(*shared.worker.claim(), code="MEDIA", error="a-word-that-is-far-too-long-for-a-phone/" * 4)
+        shared.worker.settle(*shared.worker.claim(), code="MEDIA", error="aWordThatIsFarTooLongForAPhone" * 4)
         for path in ["/", "/docs", "/#board"]:
             b.go("about:blank")
             b.go("http://127.0.0.1:%d%s" % (shared.port, path))

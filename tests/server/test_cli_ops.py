@@ -504,11 +504,13 @@ def test_top_live(troupe, api, worker):
 
 def test_top_waits_for_a_dispatcher_that_is_away(folder, redis_server):
     d = Dispatcher(folder, redis_server.path)
-    t = Terminal([cli_program(), "top", "--interval", "0.1"], Person(d.port).env)
-    t.shows(r"^0 waiting")
+    Client(d.port)("POST", "/v1/queue/pause?tenant=acme")
+    t = Terminal([cli_program(), "top", "--interval", "0.1"], Person(d.port).env, rows=4)
+    t.shows(r"^paused: tenant acme")
     assert d.stop() == 0
     t.shows(r"^no dispatcher answers at ")
-    t.shows(r"^0 waiting") # what was there before stays
+    t.shows(r"^0 waiting") # what was there before stays, as far as there is room
+    assert not t.scrolled
     again = Dispatcher(folder, redis_server.path, "--port", str(d.port))
     until(lambda: "no dispatcher" not in t.text())
     t.process.send_signal(signal.SIGTERM)
