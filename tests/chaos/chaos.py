@@ -38,9 +38,10 @@ def line_of(r):
         return "run %3d  seed %d  %-14s skipped: %s" % (r["number"], r["seed"], r["kind"], r["skipped"])
     states = " ".join("%s %d" % s for s in r["states"].items())
     more = " ".join(r["faults"] + r["notes"])
-    return ("run %3d  seed %d  %-14s %5.1f s  accepted %d  visible %d  (%s, late %d, restarts %d)  lost %d  double %d  [%s]%s" %
-            (r["number"], r["seed"], r["kind"], r["seconds"], r["accepted"], r["visible"], states, r["late"], r["restarts"],
-             r["lost"], r["double"], more, "".join("\n    WRONG: " + e for e in r["errors"])))
+    wrong = "".join("\n    WRONG: " + e for e in r["errors"])
+    head = "run %3d  seed %d  %-14s %5.1f s  " % (r["number"], r["seed"], r["kind"], r["seconds"])
+    return head + "accepted %d  visible %d  (%s, late %d, restarts %d)  lost %d  double %d  [%s]%s" % (
+        r["accepted"], r["visible"], states, r["late"], r["restarts"], r["lost"], r["double"], more, wrong)
 
 
 def main():

@@ -69,6 +69,14 @@ def redis_kill(run, part, parts):
     run.n_jobs = 6
 
 
+def redis_stop(run, part, parts):
+    """Redis stands still for longer than anybody waits; then it does what was asked of it meanwhile, by whoever gave up."""
+    at = run.rng.uniform(0.3, 1.5)
+    run.timed += [(at, lambda: run.redis.process.send_signal(19)),
+                  (at + run.rng.uniform(2.5, 7), lambda: run.redis.process.send_signal(18))]
+    run.n_jobs = 6
+
+
 def power(run, sync):
     """The machine of Redis loses power: what was not synced is gone."""
     run.redis_options = {"sync": sync, "power": True}
@@ -245,8 +253,8 @@ CRASHES = 11
 
 def matrix():
     """The kinds in the order of the runs; a longer form goes round."""
-    others = (cancel, redis_kill, power_always, power_everysec, stop, pause, full, disk, slow, lost, half_open, webhook,
-              poison, real)
+    others = (cancel, redis_kill, redis_stop, power_always, power_everysec, stop, pause, full, disk, slow, lost, half_open,
+              webhook, poison, real)
     return ([Kind("crash", crash, i, CRASHES) for i in range(CRASHES)] + [Kind("forget", forget, i, 3) for i in range(3)] +
             [Kind(f.__name__, f) for f in others])
 

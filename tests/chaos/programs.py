@@ -232,7 +232,10 @@ class RedisProgram:
     def start(self):
         argv = ["redis-server", "--unixsocket", self.path, "--dir", self.folder, "--save", "", "--appendonly", "yes",
                 "--appendfsync", self.sync, "--loglevel", "warning"]
-        argv += ["--port", str(self.tcp[1]), "--bind", self.tcp[0], "--protected-mode", "no"] if self.tcp else ["--port", "0"]
+        if self.tcp:
+            argv += ["--bind", self.tcp[0], "--port", str(self.tcp[1]), "--protected-mode", "no"]
+        else:
+            argv += ["--port", "0"]
         env = clean_environment(**({"LD_PRELOAD": SHIM, "CHAOS_SYNC_LOG": self.synced} if self.power else {}))
         self.process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env,
                                         preexec_fn=die_with_parent)
