@@ -1,7 +1,7 @@
 """What may be asked of a queue, at random: operations aimed at what the model holds, now and then beside it."""
 import msgpack
 
-from model import DAY_MS
+from parts import DAY_MS
 
 GENS = ("avatar", "tryon")
 TENANTS = ("", "acme", "zeta.9")

@@ -3,7 +3,7 @@ import math
 from collections import Counter
 
 from link import command
-from model import ENDED, need
+from parts import ENDED, need
 
 READ = {"string": ("GET",), "hash": ("HGETALL",), "list": ("LRANGE", 0, -1), "set": ("SMEMBERS",),
         "zset": ("ZRANGE", 0, -1, "WITHSCORES")}

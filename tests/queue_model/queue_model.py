@@ -16,7 +16,8 @@ import time
 import keys
 from gen import Generator
 from link import CLOCK, FORGET, ROOT, RedisError, Server, answer, command, library, packed
-from model import CALLS, ENDED, Mismatch, Model, need
+from model import Model
+from parts import CALLS, ENDED, Mismatch, need
 
 import msgpack
 
