@@ -12,24 +12,26 @@
  *             connection (RESP pairs by order, and a timeout closes it), so it needs no place.
  *
  * A function of common/queue*.lua is one indivisible step, here as there:
- *   submit, idem_lookup -> q_submit()     cancel, cancel_one -> q_cancel()     claim, held_before, next_job, begin -> q_claim()
+ *   submit, idem_lookup -> q_submit()     cancel, cancel_one -> q_cancel()
+ *   claim, held_before, next_job, begin -> q_claim()
  *   settle, end_attempt, verdict, settle_ok, settle_retry, keep_late -> q_settle()      release -> q_release()
  *   orphan -> lease_over()     delayed_due -> retry_due()     clock_due -> clock_over()
- *   enqueue, requeue, finish, finish_stopped -> the same names; leave, leave_running -> leave_all(); free_workers -> free_worker()
- * worker/claim.c: claim_one -> CLAIMS, run_job -> ENDS, settle_job and release_job -> SAYS. renew and progress change nothing
- * but the lease's time; what they tell (a stop, a lost job) is the guard of the step that follows.
+ *   enqueue, requeue, finish, finish_stopped -> the same names
+ *   leave, leave_running -> leave_all()     free_workers -> free_worker()
+ * worker/claim.c: claim_one -> CLAIMS, run_job -> ENDS, settle_job and release_job -> SAYS. renew and progress change
+ * nothing but the lease's time; what they tell (a stop, a lost job) is the guard of the step that follows.
  *
- * Not here: order and shares (any waiting job may be next: more than the real lines allow), wake tokens (a worker claims every
- * second without them), tenants, and what differs by time alone.
+ * Not here: order and shares (any waiting job may be next: more than the real lines allow), wake tokens (a worker claims
+ * every second without them), tenants, and what differs by time alone.
  *
- * A copy of a claim that arrives after the answer to a later claim of the same worker takes a job for nobody, and hides the later
- * one: two jobs wait for a lease and count a death. NET=2 with two jobs shows it (same_claim_same_job); nothing is lost.
+ * A copy of a claim that arrives after the answer to a later claim of the same worker takes a job for nobody, and hides the
+ * later one: two jobs wait for a lease and count a death. NET=2 with two jobs shows it (same_claim_same_job); nothing is lost.
  *
  * What must hold has a name, which a failed search prints: MUST, check(). Sizes and the broken variants (#ifdef of a word in
  * capitals that run.py names) come from run.py.
  *
- * To keep the search small, what nobody can read any more is put to one value, and jobs and workers, which are all alike, are
- * put in order (tidy(), -DPLAIN leaves the order alone and makes a trail easier to read).
+ * To keep the search small, what nobody can read any more is put to one value, and jobs and workers, which are all alike,
+ * are put in order (tidy(), -DPLAIN leaves the order alone and makes a trail easier to read).
  */
 #ifndef JOBS
 #define JOBS 2
@@ -600,8 +602,8 @@ inline a_place()
     fi
 }
 
-/* The sender gives up waiting; its request is still on its way. (Hidden variables are not put back when the search does: k is
- * chosen, then read in the very next step.) */
+/* The sender gives up waiting; its request is still on its way. (Hidden variables are not put back when the search goes back:
+ * k is chosen, then read in the very next step.) */
 #define PUT(o, w, j, a, v) FAULT; a_place();                                                                  \
     d_step {                                                                                                  \
         wire[k].op = o; wire[k].from = w; wire[k].about = j; wire[k].attempt = a; wire[k].arg = v;            \

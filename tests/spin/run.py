@@ -4,9 +4,9 @@
     run.py [--part good|broken] [--only WORD] [--full] WORK_DIR
 
 Builds a verifier from each model and choice below and runs it to the end. The models as they are must have no error, with
-nothing left out (no depth limit, no bit-state hashing, memory enough); each broken variant must be caught, and by the property
-that is named. --part: only these or those. --only: cases whose name holds the word. --full adds the large searches (minutes,
-gigabytes). Seconds are the processor's.
+nothing left out (no depth limit, no bit-state hashing, memory enough); each broken variant must be caught, and by the
+property that is named. --part: only these or those. --only: cases whose name holds the word. --full adds the large searches
+(minutes, gigabytes). Seconds are the processor's.
 The last line is "N passed, N failed, N skipped".
 """
 import argparse
@@ -94,7 +94,8 @@ def complaint(text):
     errors = re.search(r"errors: (\d+)", text)
     if not errors:
         return "the verifier printed no sum:\n" + text[-2000:]
-    for sign in ("Search not completed", "max search depth too small", "out of memory", "memory limit", "BITSTATE", "hash-compact"):
+    for sign in ("Search not completed", "max search depth too small", "out of memory", "memory limit", "BITSTATE",
+                 "hash-compact"):
         if sign in text:
             found = re.search(r"pan:\d+: .*", text)
             return sign + (": " + found[0] if found else "")
@@ -129,8 +130,8 @@ def run_broken(folder, word, model, choices, name):
     text, states, seconds = search(folder, model, choices + " " + word, short=True)
     got = caught_by(text)
     good = got == name
-    print(f"{'ok' if good else 'FAILED'}  {model}: {word} is caught by {got or 'nothing'} after {states} states, {seconds:.1f} s"
-          + ("" if good else f"; {name} should have\n{text[-1500:]}"), flush=True)
+    print(f"{'ok' if good else 'FAILED'}  {model}: {word} is caught by {got or 'nothing'} after {states} states, "
+          f"{seconds:.1f} s" + ("" if good else f"; {name} should have\n{text[-1500:]}"), flush=True)
     return good
 
 
