@@ -174,7 +174,7 @@ def test_phone_width_and_contrast(shared, dark):
             b.go("http://127.0.0.1:%d%s" % (shared.port, path))
             if "board" in path:
                 b.wait("document.querySelectorAll('#dead li').length > 0")
-            assert b.run("return document.documentElement.scrollWidth <= innerWidth"), path
+            assert b.run("return document.documentElement.scrollWidth") <= 360, path # innerWidth grows with what is too wide
             assert path == "/docs" or contrast(b) == []
     finally:
         b.close()
