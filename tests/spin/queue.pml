@@ -25,7 +25,8 @@
  * every second without them), tenants, and what differs by time alone.
  *
  * A copy of a claim that arrives after the answer to a later claim of the same worker takes a job for nobody, and hides the
- * later one: two jobs wait for a lease and count a death. NET=2 with two jobs shows it (same_claim_same_job); nothing is lost.
+ * later one: two jobs wait for a lease and count a death. NET=2 with two jobs shows it (same_claim_same_job);
+ * nothing is lost.
  *
  * What must hold has a name, which a failed search prints: MUST, check(). Sizes and the broken variants (#ifdef of a word in
  * capitals that run.py names) come from run.py.
@@ -602,8 +603,8 @@ inline a_place()
     fi
 }
 
-/* The sender gives up waiting; its request is still on its way. (Hidden variables are not put back when the search goes back:
- * k is chosen, then read in the very next step.) */
+/* The sender gives up waiting; its request is still on its way. (Hidden variables are not put back when the search
+ * goes back: k is chosen, then read in the very next step.) */
 #define PUT(o, w, j, a, v) FAULT; a_place();                                                                  \
     d_step {                                                                                                  \
         wire[k].op = o; wire[k].from = w; wire[k].about = j; wire[k].attempt = a; wire[k].arg = v;            \
