@@ -2,7 +2,7 @@
 import os
 
 from hook_tools import Receiver
-from programs import LEASE_S, point, points, sent, shim, state_of
+from programs import LEASE_S, point, sent, shim, state_of
 from run import REAL, Skipped, as_root
 
 # Points that a worker reaches with a job in work: two of them in a run kill no job three times.
@@ -16,8 +16,6 @@ DISPATCHER = ["dispatcher_upload", "dispatcher_body", "dispatcher_submit", "disp
               "blob_add", "blob_sync", "blob_rename", "blob_renamed", "blob_remove"]
 DISPATCHER_SENT = ["submit", "expire", "delete", "get"]
 CANCELLING = ["dispatcher_cancel", "dispatcher_cancelled"]
-HOOKS = ["webhook_taken", "webhook_sent", "webhook_told"]
-FORGETTING = ["worker_forget", "dispatcher_forget"]
 OFTEN = {"worker_stage": 7, "worker_denoise": 8, "worker_frames": 3, "worker_claim": 3, "worker_renewed": 3,
          "worker_reported": 2, "dispatcher_upload": 6, "dispatcher_event": 8, "dispatcher_frame": 6, "dispatcher_expire": 2,
          "blob_add": 4, "worker_expired": 2, "worker_hello": 3}
@@ -257,9 +255,3 @@ def matrix():
               webhook, poison, real)
     return ([Kind("crash", crash, i, CRASHES) for i in range(CRASHES)] + [Kind("forget", forget, i, 3) for i in range(3)] +
             [Kind(f.__name__, f) for f in others])
-
-
-def not_planned():
-    """Points that no kind of run goes to."""
-    planned = set(HOLDING + FREE + DISPATCHER + CANCELLING + FORGETTING + HOOKS)
-    return sorted(set(points()) - planned)
