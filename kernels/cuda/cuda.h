@@ -77,6 +77,8 @@ static inline struct cuda_impl *cuda_of(const struct run *r)
     return (struct cuda_impl *)r->device->impl;
 }
 
+/* Makes the device current in this thread; free when it is. Ops need not: table.cu does it for them. */
+cudaError_t cuda_here(const struct cuda_impl *c);
 /* 0, or records e as the run's failure: "what: CUDA's text". Clears nothing that sticks. */
 int cuda_fail(struct run *r, cudaError_t e, const char *what);
 /* The same outside runs, for err. */
@@ -105,6 +107,24 @@ struct cuda_rows {
     int64_t n_rows, n, step; /* of the last dimension: size, and stride in elements */
 };
 struct cuda_rows cuda_rows_of(struct tensor t);
+
+/* [before.., dim, after..]: element (b, i, a) lies at before(b) + i * stride + after(a). */
+struct cuda_split {
+    char *data;
+    int dtype;
+    int n_dims_before, n_dims_after;
+    int64_t before_shape[TENSOR_MAX_DIMS], before_stride[TENSOR_MAX_DIMS];
+    int64_t after_shape[TENSOR_MAX_DIMS], after_stride[TENSOR_MAX_DIMS];
+    int64_t n_before, n, stride, n_after;
+};
+struct cuda_split cuda_split_of(struct tensor t, int dim);
+
+/* Four dimensions as they are, f32. */
+struct cuda_view4 {
+    float *data;
+    int64_t shape[4], stride[4];
+};
+struct cuda_view4 cuda_view4_of(struct tensor t);
 
 #define CUDA_OP(member, ...) int cuda_##member(struct run *r, __VA_ARGS__);
 OP_TABLE(CUDA_OP)
@@ -270,7 +290,7 @@ static __device__ __forceinline__ int64_t cuda_offset(const int64_t *shape, cons
         return 0;
     int64_t at = 0;
     for (int d = n_dims - 1; d > 0; d--) {
-        int64_t n = shape[d], q = i < 0x7fffffff ? (int64_t)((uint32_t)i / (uint32_t)n) : i / n;
+        int64_t n = shape[d], q = ((uint64_t)i | (uint64_t)n) >> 32 ? i / n : (int64_t)((uint32_t)i / (uint32_t)n);
         at += (i - q * n) * stride[d];
         i = q;
     }
@@ -290,6 +310,17 @@ static __device__ __forceinline__ int64_t cuda_row(const struct cuda_rows &v, in
 static __device__ __forceinline__ float *cuda_row_f32(const struct cuda_rows &v, int64_t row)
 {
     return (float *)v.data + cuda_row(v, row);
+}
+
+static __device__ __forceinline__ int64_t cuda_split_at(const struct cuda_split &v, int64_t b, int64_t i, int64_t a)
+{
+    return cuda_offset(v.before_shape, v.before_stride, v.n_dims_before, b) + i * v.stride +
+           cuda_offset(v.after_shape, v.after_stride, v.n_dims_after, a);
+}
+
+static __device__ __forceinline__ float *cuda_at4(const struct cuda_view4 &v, int64_t a, int64_t b, int64_t c, int64_t d)
+{
+    return v.data + a * v.stride[0] + b * v.stride[1] + c * v.stride[2] + d * v.stride[3];
 }
 
 /* ---- activations, in f32: within some units of 2^-24 |x| of the formulas in ops.h ---- */
@@ -312,6 +343,25 @@ static __device__ __forceinline__ float cuda_act_f32(int act, float x)
     default:
         return x;
     }
+}
+
+/* ---- element by element: f(row, column) for all of rows x n, neighbouring threads at neighbouring columns ---- */
+
+template <typename F> static __global__ void cuda_each_kernel(F f, int64_t rows, int64_t n)
+{
+    for (int64_t i = cuda_first(); i < rows * n; i += cuda_step()) {
+        int64_t row = rows * n >> 32 ? i / n : (int64_t)((uint32_t)i / (uint32_t)n);
+        f(row, i - row * n);
+    }
+}
+
+/* f: a struct with `__device__ void operator()(int64_t row, int64_t k) const`, passed by value (4 KiB at most). */
+template <typename F> static int cuda_each(struct run *r, F f, int64_t rows, int64_t n)
+{
+    if (rows < 1 || n < 1)
+        return 0;
+    CUDA_LAUNCH((cuda_each_kernel<F>), cuda_blocks(rows * n, 256), 256, 0, cuda_of(r)->compute, f, rows, n);
+    return cuda_launched(r);
 }
 
 /* ---- sums over a warp and a block: the same order always ---- */

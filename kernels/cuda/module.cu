@@ -1,15 +1,21 @@
 /* module.cu -- the CUDA device's way in: troupe_cuda_open, the one symbol that this module exports (kernels/device.h).
- *
- * It finds the GPU and says what it is. There are no operations here yet, so opening ends in ERR_UNSUPPORTED with that
- * sentence, whatever the machine has. They will stand beside this file, one .cu for each file of kernels/cpu/.
+ * It finds the GPU, proves that this build has code for it, and takes what a device needs for its whole life.
  */
-#include <cuda_runtime.h>
+#include "kernels/cuda/cuda.h"
+
+#include <stdio.h>
 
 extern "C" {
-#include "kernels/device.h"
+#include "common/mem.h"
+#include "common/str.h"
 }
+#include "kernels/cuda/memory.h"
+#include "kernels/cuda/table.h"
 
 extern "C" __attribute__((visibility("default"))) device_module_fn troupe_cuda_open;
+
+#define SM_LEAST 80 /* Ampere: bf16 in the tensor cores */
+#define PROBE 4711
 
 /* What the runtime says about GPU `index`. */
 static int find_gpu(int index, struct cudaDeviceProp *ret, struct err *err)
@@ -25,19 +31,100 @@ static int find_gpu(int index, struct cudaDeviceProp *ret, struct err *err)
         return err_set(err, ERR_INVALID, "device cuda:%d: this machine has %d GPUs, numbered from 0", index, n);
     e = cudaGetDeviceProperties(ret, index);
     if (e != cudaSuccess)
-        return err_set(err, ERR_DEVICE, "device cuda:%d: %s", index, cudaGetErrorString(e));
+        return cuda_err(err, e, "device properties");
+    if (10 * ret->major + ret->minor < SM_LEAST)
+        return err_set(err, ERR_UNSUPPORTED,
+                       "device cuda:%d (%s) is of compute capability %d.%d: 8.0 or more is needed (Ampere and later): "
+                       "use --device cpu",
+                       index, ret->name, ret->major, ret->minor);
     return 0;
+}
+
+static __global__ void probe(int *p)
+{
+    *p = PROBE;
+}
+
+/* One launch through and back: the driver is new enough, and the module was built for this GPU. */
+static int probe_gpu(struct device *d, struct cuda_impl *c, struct err *err)
+{
+    int got = 0;
+    CUDA_LAUNCH(probe, 1, 1, 0, c->compute, (int *)c->work);
+    cudaError_t e = cudaGetLastError();
+    if (e == cudaErrorNoKernelImageForDevice || e == cudaErrorInvalidDeviceFunction)
+        return err_set(err, ERR_UNSUPPORTED,
+                       "device cuda:%d (%s): this build holds no code for sm_%d: build with -Dgpu_arch=sm_%d or all",
+                       c->index, d->name, c->sm, c->sm);
+    if (e != cudaSuccess)
+        return cuda_err(err, e, "the first launch");
+    int rc = memory_read(d, &got, c->work, sizeof got);
+    if (rc == 0 && got != PROBE)
+        rc = ERR_DEVICE;
+    return rc < 0 ? err_set(err, rc, "device cuda:%d (%s): the first kernel gave no result", c->index, d->name) : 0;
+}
+
+static void close_gpu(struct device *d)
+{
+    struct cuda_impl *c = (struct cuda_impl *)d->impl;
+    if (!c)
+        return;
+    cuda_here(c);
+    if (c->compute)
+        cudaStreamSynchronize(c->compute);
+    if (c->dnn && c->dnn_close)
+        c->dnn_close(c->dnn);
+    if (c->blas && c->blas_close)
+        c->blas_close(c->blas);
+    memory_close(d);
+    if (c->copy)
+        cudaStreamDestroy(c->copy);
+    if (c->compute)
+        cudaStreamDestroy(c->compute);
+    mem_free(c);
+    d->impl = NULL;
+}
+
+static int open_gpu(struct device *d, struct cuda_impl *c, const struct cudaDeviceProp *gpu, struct err *err)
+{
+    c->sm = 10 * gpu->major + gpu->minor;
+    c->n_sm = gpu->multiProcessorCount;
+    c->shared_max = gpu->sharedMemPerBlockOptin;
+    cudaError_t e = cuda_here(c);
+    if (e == cudaSuccess)
+        e = cudaStreamCreateWithFlags(&c->compute, cudaStreamNonBlocking);
+    if (e == cudaSuccess)
+        e = cudaStreamCreateWithFlags(&c->copy, cudaStreamNonBlocking);
+    if (e != cudaSuccess)
+        return cuda_err(err, e, "streams");
+    int rc = memory_open(d, err);
+    return rc < 0 ? rc : probe_gpu(d, c, err);
 }
 
 int troupe_cuda_open(struct device *d, const struct device_options *o, struct err *err)
 {
-    (void)d; /* nothing to set: it does not open */
+    static struct device_hooks hooks;
     struct cudaDeviceProp gpu;
     int rc = find_gpu(o->index, &gpu, err);
     if (rc < 0)
         return rc;
-    return err_set(err, ERR_UNSUPPORTED,
-                   "device cuda:%d (%s, %.1f GiB, sm_%d%d): this build's CUDA module holds no operations yet: "
-                   "use --device cpu",
-                   o->index, gpu.name, (double)gpu.totalGlobalMem / (1 << 30), gpu.major, gpu.minor);
+    struct cuda_impl *c = (struct cuda_impl *)mem_zalloc(sizeof *c);
+    if (!c)
+        return err_set(err, ERR_NOMEM, "device cuda: no memory");
+    c->index = o->index;
+    d->impl = c;
+    str_copy(d->name, sizeof d->name, gpu.name);
+    rc = open_gpu(d, c, &gpu, err);
+    if (rc < 0) {
+        close_gpu(d);
+        return rc;
+    }
+    memory_hooks(&hooks);
+    hooks.close = close_gpu;
+    d->table = table_get();
+    d->hooks = &hooks;
+    d->memory_bytes = gpu.totalGlobalMem;
+    d->n_threads = 1;
+    d->precision = o->precision;
+    d->is_host = false;
+    return 0;
 }

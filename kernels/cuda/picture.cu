@@ -1,0 +1,107 @@
+/* picture.cu -- pooling, enlarging, pictures in and out. */
+#include "kernels/cuda/cuda.h"
+
+/* A row is a pixel of y, a column a channel. */
+struct max_pool_each {
+    float *y;
+    struct cuda_view4 x;
+    int64_t h, w; /* of y */
+    int k, stride, pad;
+    __device__ void operator()(int64_t row, int64_t c) const
+    {
+        int64_t t = row / (h * w), y0 = row / w % h * stride - pad, x0 = row % w * stride - pad;
+        float top = cuda_bits_to_f32(0xff800000u); /* -inf */
+        for (int64_t a = y0 < 0 ? 0 : y0; a < y0 + k && a < x.shape[1]; a++) {
+            for (int64_t b = x0 < 0 ? 0 : x0; b < x0 + k && b < x.shape[2]; b++) {
+                float v = *cuda_at4(x, t, a, b, c);
+                top = v > top || v != v ? v : top;
+            }
+        }
+        y[row * x.shape[3] + c] = top;
+    }
+};
+
+int cuda_max_pool(struct run *r, struct tensor y, struct tensor x, int k, int stride, int pad)
+{
+    struct max_pool_each f = {(float *)y.data, cuda_view4_of(x), y.shape[1], y.shape[2], k, stride, pad};
+    return cuda_each(r, f, tensor_rows(y), y.shape[3]);
+}
+
+struct upsample_each {
+    float *y;
+    struct cuda_view4 x;
+    int64_t h, w;
+    int ft, fh, fw;
+    bool first_once;
+    __device__ void operator()(int64_t row, int64_t c) const
+    {
+        int64_t t = row / (h * w), from = first_once ? (t + ft - 1) / ft : t / ft;
+        y[row * x.shape[3] + c] = *cuda_at4(x, from, row / w % h / fh, row % w / fw, c);
+    }
+};
+
+int cuda_upsample(struct run *r, struct tensor y, struct tensor x, int ft, int fh, int fw, bool first_once)
+{
+    struct upsample_each f = {(float *)y.data, cuda_view4_of(x), y.shape[1], y.shape[2], ft, fh, fw, first_once};
+    return cuda_each(r, f, tensor_rows(y), y.shape[3]);
+}
+
+#define CHANNELS 16 /* mean and std go up by value */
+
+struct normalize_each {
+    struct cuda_rows y, x;
+    float div, mean[CHANNELS], std[CHANNELS];
+    int64_t first; /* channel of mean[0] */
+    __device__ void operator()(int64_t row, int64_t k) const
+    {
+        float v = (float)((const uint8_t *)x.data)[cuda_row(x, row) + first + k];
+        cuda_row_f32(y, row)[first + k] = __fdiv_rn(__fsub_rn(__fdiv_rn(v, div), mean[k]), std[k]);
+    }
+};
+
+int cuda_normalize(struct run *r, struct tensor y, struct tensor x, float div, const float *mean, const float *std)
+{
+    struct normalize_each f = {cuda_rows_of(y), cuda_rows_of(x), div, {}, {}, 0};
+    int rc = 0;
+    for (; f.first < f.x.n && rc == 0; f.first += CHANNELS) {
+        int64_t n = f.x.n - f.first < CHANNELS ? f.x.n - f.first : CHANNELS;
+        for (int64_t i = 0; i < n; i++) {
+            f.mean[i] = mean[f.first + i];
+            f.std[i] = std[f.first + i];
+        }
+        rc = cuda_each(r, f, f.x.n_rows, n);
+    }
+    return rc;
+}
+
+struct to_u8_each {
+    struct cuda_rows y, x;
+    __device__ void operator()(int64_t row, int64_t k) const
+    {
+        float v = __fadd_rn(cuda_row_f32(x, row)[k] / 2, 0.5f);
+        v = v > 0 ? v : 0; /* NaN gives 0 */
+        ((uint8_t *)y.data)[cuda_row(y, row) + k] = (uint8_t)__fmul_rn(255.0f, v < 1 ? v : 1);
+    }
+};
+
+int cuda_to_u8(struct run *r, struct tensor y, struct tensor x)
+{
+    struct to_u8_each f = {cuda_rows_of(y), cuda_rows_of(x)};
+    return cuda_each(r, f, f.x.n_rows, f.x.n);
+}
+
+struct mask_down_each {
+    struct cuda_rows y, mask;
+    __device__ void operator()(int64_t i, int64_t j) const
+    {
+        const float *a = cuda_row_f32(mask, 8 * i + 3) + 8 * j, *b = cuda_row_f32(mask, 8 * i + 4) + 8 * j;
+        double sum = (double)a[3] + (double)a[4] + (double)b[3] + (double)b[4];
+        cuda_row_f32(y, i)[j] = (float)(sum / 4);
+    }
+};
+
+int cuda_mask_down(struct run *r, struct tensor y, struct tensor mask)
+{
+    struct mask_down_each f = {cuda_rows_of(y), cuda_rows_of(mask)};
+    return cuda_each(r, f, y.shape[0], y.shape[1]);
+}

@@ -1,0 +1,9 @@
+/* table.h -- the op table of the module. */
+#ifndef KERNELS_CUDA_TABLE_H
+#define KERNELS_CUDA_TABLE_H
+
+#include "kernels/table.h"
+
+const struct op_table *table_get(void);
+
+#endif
