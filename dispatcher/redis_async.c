@@ -28,6 +28,7 @@ enum {
     CONNECT_MS = 2000,
     COMMAND_MS = 5000,
     HELD_MS = 100, /* how often a server that has no time now is asked again */
+    LAST_MS = 500, /* not so short before the deadline: an answer that misses it drops the connection */
     HOPS_MAX = 5,  /* switches in a row without a pause */
     WATCH_MS = 1000, /* how often sentinels are asked whether the master is still the one */
     TLS_MORE_MS = 500, /* so that the reason of the TLS side comes before the deadline here */
@@ -234,8 +235,10 @@ void redis_async_check(struct redis_async *c, redis_async_fn fn, void *arg, int 
 
 static void send_held(struct redis_async *c)
 {
-    while (c->held.first && c->state == STATE_UP && c->ready && !c->turning) {
-        struct command *k = c->held.first;
+    for (struct command *k = c->held.first, *next; k && c->state == STATE_UP && c->ready && !c->turning; k = next) {
+        next = k->next;
+        if (k->deadline < uv_now(c->loop) + LAST_MS) /* on_tick ends it */
+            continue;
         list_remove(&c->held, k);
         command_send(c, k);
     }

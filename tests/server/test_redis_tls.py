@@ -13,7 +13,7 @@ from cluster_tools import TINY, WorkerProcess, until, worker_program
 from redis_tools import Authority, TlsServer, free_port, have_openssl, submit_real
 
 pytestmark = pytest.mark.skipif(not have_openssl(), reason="no openssl program")
-ACCOUNT = ["--user", "default", "off", "--user", "troupe", "on", ">open:sesame@", "~{avatar}*", "+@all"]
+ACCOUNT = ["--user", "default", "off", "--user", "troupe", "on", ">open:sesame@", "~{avatar}*", "+@all", "-@dangerous", "+info"]
 
 
 @pytest.fixture(scope="module")
