@@ -212,7 +212,8 @@ class Model(People):
     def refusal(self, a):
         """The reasons of which one must be named."""
         t, what = self.tenant(a["tenant"]), set()
-        if len({j.line()[1:] for j in self.queued()}) >= CLASSES_MAX:
+        classes = {j.line()[1:] for j in self.queued()}
+        if len(classes) >= CLASSES_MAX and Job(a, None, 0).line()[1:] not in classes:
             what.add("classes")
         if sum(j.state in ("queued", "delayed") for j in self.jobs.values()) >= a["max"]:
             what.add("queue")

@@ -254,12 +254,27 @@ def episode(run, seed, length):
     return len(ops)
 
 
+def many_classes(run):
+    """At most 256 classes wait at a time; more of one that waits already are welcome."""
+    run.begin()
+    run.careful = False
+    for i in range(258):
+        a = {"id": "c%d" % i, "gen": "avatar", "ver": 1, "prio": 5, "bytes": 0, "gflop": 0, "gmin": 1, "gmax": 1,
+             "labels": "l%d" % (i if i < 257 else 3), "tenant": "", "ds": 0, "dr": 0, "ttl": 1000, "idem": "", "fp": "-", "cache": "",
+             "due": 0, "delay": 0, "hook": "", "max": 10000}
+        run.step("submit", a, b"\x80", 0)
+    need(len(run.m.jobs) == 257, "%d jobs of 256 classes wait", len(run.m.jobs))
+    run.end()
+
+
 def explore(text, seed, seconds, most, shrink=20):
     """Episodes until the time is over: operations done and, where one failed, its sentence."""
     done, until = 0, time.time() + seconds
     with Server() as server:
         run = Run(server.link())
         run.link.load(text)
+        if most > EPISODE:
+            many_classes(run)
         while done < most and time.time() < until:
             try:
                 done += episode(run, seed, EPISODE)
