@@ -1,12 +1,8 @@
 /* table.cu -- every op of kernels/table.h by its name: cuda_<op>, from whichever file of this folder defines it. */
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/table.h"
 
 #include <stdio.h>
 #include <string.h>
-
-extern "C" {
-#include "kernels/cuda/table.h"
-}
 
 /* An op that no file defines yet is NULL here, and refuses by name. */
 #define X(member, ...) extern "C" __attribute__((weak)) int cuda_##member(struct run *r, __VA_ARGS__);

@@ -2,7 +2,7 @@
 #ifndef KERNELS_CUDA_TABLE_H
 #define KERNELS_CUDA_TABLE_H
 
-#include "kernels/table.h"
+#include "kernels/cuda/cuda.h"
 
 const struct op_table *table_get(void);
 
