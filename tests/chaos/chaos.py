@@ -99,7 +99,7 @@ def main():
               n, time.time() - began, total["accepted"], total["visible"], total["lost"], total["double"], total["late"],
               total["restarts"], total["unsynced"]))
     if a.fence:
-        print("without the fence %d of %d runs are wrong, as they must be" % (len(bad), n))
+        print("without the fence %d of %d runs are wrong%s" % (len(bad), n, "" if bad else ": that must not be missed"))
         return 0 if bad else 1
     failed = len(bad) + len(missed) + len(wrong)
     print("%d passed, %d failed, %d skipped" % (n - len(bad) - len(skipped), failed, len(skipped)))

@@ -220,7 +220,7 @@ def forget(run, part, parts):
     if part == 1:
         run.dispatcher_faults = [[first], [second]]
     else:
-        run.worker_faults = [[first], [second]]
+        run.worker_faults, run.dispatcher_faults = [[first], [second], [first.again()]], [[]]
 
 
 def webhook(run, part, parts):
