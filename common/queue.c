@@ -338,6 +338,11 @@ int queue_cmd_retry(struct queue_cmd *c, const struct queue *q, const char *id, 
     return call_id(c, q, "troupe_retry", id, err);
 }
 
+int queue_cmd_forgot(struct queue_cmd *c, const struct queue *q, const char *id, struct err *err)
+{
+    return call_id(c, q, "troupe_forgot", id, err);
+}
+
 int queue_cmd_delete(struct queue_cmd *c, const struct queue *q, const char *id, struct err *err)
 {
     return call_id(c, q, "troupe_delete", id, err);

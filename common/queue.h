@@ -125,10 +125,11 @@ int queue_read_cancel(const void *bytes, size_t len, struct queue_cancelled *ret
 /* FAILED, CANCELLED, TIMED_OUT back to QUEUED with counts at zero. Waiting or running already: 0. DONE:
  * ERR_CONFLICT. */
 int queue_cmd_retry(struct queue_cmd *c, const struct queue *q, const char *id, struct err *err);
-/* Removes the record of an ended job (files: blob_delete_results first). ERR_CONFLICT while it waits or runs.
- */
+/* Removes the record of an ended job; then its files go (blob_delete_results), and then queue_cmd_forgot says so: until it
+ * was said, expire names the job among those whose files are to go. ERR_CONFLICT while it waits or runs. */
 int queue_cmd_delete(struct queue_cmd *c, const struct queue *q, const char *id, struct err *err);
-/* For retry, delete, pause, quiet, hello, bye: 0 or a code. */
+int queue_cmd_forgot(struct queue_cmd *c, const struct queue *q, const char *id, struct err *err);
+/* For retry, delete, forgot, pause, quiet, hello, bye: 0 or a code. */
 int queue_read_ok(const void *bytes, size_t len, struct err *err);
 
 /* Cancels everything that waits (up to 1,000 a call: ret_n = 1000 means call again). */
@@ -230,7 +231,8 @@ struct queue_offer {
     const char *generators; /* "avatar" or "avatar,tryon" */
     int64_t bytes;          /* device memory; 0: any job fits */
     int64_t lease_ms;
-    const char *token;  /* of this claim: sent again, its answer lost, it gets the same job; NULL: none */
+    const char *token;  /* of this claim, "process:n" with n growing: sent again, its answer lost, it gets the same job;
+                           older ones that come late get nothing. NULL: none */
     const char *labels; /* "h100,eu" ; NULL: none */
     const char *warm;   /* generators that are loaded, as generators; NULL: none */
     const char *host;   /* whose devices can work together; NULL: this worker takes part in no gang */
@@ -305,8 +307,7 @@ int queue_cmd_expire(struct queue_cmd *c, const struct queue *q, struct err *err
 struct queue_expired {
     int64_t n_leases, n_retries, n_deadlines;
     int64_t n_waiting;
-    json_t *forget; /* owned: ids whose time to live is over: blob_delete_results each, then queue_cmd_delete
-                       it */
+    json_t *forget; /* owned: ids of jobs that are deleted: blob_delete_results each, then queue_cmd_forgot it */
 };
 int queue_read_expire(const void *bytes, size_t len, struct queue_expired *ret, struct err *err);
 

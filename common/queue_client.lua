@@ -39,6 +39,7 @@ local function finish_stopped(b, t, id, job, what)
     return state
 end
 
+local TRASH_MS = 60000 -- who deletes removes the files too; who died over it is followed by another after so long
 local OBEY_MS = 30000 -- a worker that was asked to stop has so long
 
 local function stopping(job)
@@ -264,6 +265,26 @@ local function retry(keys, args)
     return answer('OK', {state = job.state})
 end
 
+-- The record goes first, so that nobody can take the job up again while its files go: these are trash until somebody
+-- says that they are gone.
+local function delete_job(b, t, id, job)
+    local idem, cache = redis.call('HGET', b .. ':job:' .. id, 'idem'), job.cache
+    local key = idem and idem ~= '' and idem_key(b, job.tenant, idem)
+    local held = key and redis.call('GET', key)
+    if held and held:match('(%S+)$') == id then
+        redis.call('DEL', key)
+    end
+    if cache and cache ~= '' and redis.call('GET', b .. ':cache:' .. cache) == id then
+        redis.call('DEL', b .. ':cache:' .. cache)
+    end
+    leave(b, t, id, job)
+    hooks_forget(b, id)
+    redis.call('ZREM', b .. ':all', id)
+    redis.call('DEL', b .. ':job:' .. id, b .. ':log:' .. id, b .. ':hooklog:' .. id)
+    redis.call('ZADD', b .. ':trash', t + TRASH_MS, id)
+    event(b, t, id, 'delete', job.state, job.attempt)
+end
+
 local function delete(keys, args)
     local b, a, t = keys[1], cmsgpack.unpack(args[1]), now()
     local job = job_of(b, a.id)
@@ -273,20 +294,12 @@ local function delete(keys, args)
     if not STATES_ENDED[job.state] then
         return answer('CONFLICT', {state = job.state})
     end
-    local idem, cache = redis.call('HGET', b .. ':job:' .. a.id, 'idem'), job.cache
-    local key = idem and idem ~= '' and idem_key(b, job.tenant, idem)
-    local held = key and redis.call('GET', key)
-    if held and held:match('(%S+)$') == a.id then
-        redis.call('DEL', key)
-    end
-    if cache and cache ~= '' and redis.call('GET', b .. ':cache:' .. cache) == a.id then
-        redis.call('DEL', b .. ':cache:' .. cache)
-    end
-    leave(b, t, a.id, job)
-    hooks_forget(b, a.id)
-    redis.call('ZREM', b .. ':all', a.id)
-    redis.call('DEL', b .. ':job:' .. a.id, b .. ':log:' .. a.id, b .. ':hooklog:' .. a.id)
-    event(b, t, a.id, 'delete', job.state, job.attempt)
+    delete_job(b, t, a.id, job)
+    return answer('OK')
+end
+
+local function forgot(keys, args)
+    redis.call('ZREM', keys[1] .. ':trash', cmsgpack.unpack(args[1]).id)
     return answer('OK')
 end
 

@@ -338,8 +338,10 @@ local function on_host(b, class, host, me)
     for _, name in ipairs(redis.call('SMEMBERS', b .. ':host:' .. host)) do
         local offer, job = unpack(redis.call('HMGET', b .. ':worker:' .. name, 'offer', 'job'))
         if offer and offer ~= '' and fits(class, parse_offer(offer)) then
-            n, able[name] = n + 1, true
-            free = (not job or name == me) and free + 1 or free
+            n = n + 1
+            if not job or name == me then
+                free, able[name] = free + 1, true
+            end
         end
     end
     return n, free, able

@@ -94,7 +94,7 @@ local function workers(keys, args)
         for k = 1, #got, 2 do
             w[got[k]] = got[k + 1]
         end
-        w.offer, w.claim, w.untold, w.gens = nil, nil, nil, nil
+        w.offer, w.claim, w.claimed, w.untold, w.gens = nil, nil, nil, nil, nil
         w.name, w.seen_ms, w.quiet = name, tonumber(w.seen_ms), w.quiet == '1'
         found[#found + 1] = w
     end
@@ -217,7 +217,7 @@ local READ = {{'version', version}, {'get', get}, {'list', list}, {'why', why}, 
     {'tenants', tenants}, {'models', models}, {'hooks', hooks}}
 local WRITE = {{'submit', submit}, {'claim', claim}, {'renew', renew}, {'progress', progress}, {'settle', settle},
     {'release', release}, {'cancel', cancel}, {'expire', expire}, {'retry', retry}, {'redrive', redrive},
-    {'delete', delete}, {'purge', purge}, {'pause', pause}, {'tenant', tenant}, {'hello', hello}, {'bye', bye},
+    {'delete', delete}, {'forgot', forgot}, {'purge', purge}, {'pause', pause}, {'tenant', tenant}, {'hello', hello}, {'bye', bye},
     {'quiet', quiet}, {'hook_take', hook_take}, {'hook_done', hook_done}}
 
 for i = 1, #READ do

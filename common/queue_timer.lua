@@ -118,10 +118,23 @@ local function expire(keys, args)
     if not grace then
         sweep(b, t, a.max)
     end
+    for _, id in ipairs(due(b, ':ended', t, a.max)) do
+        local job = job_of(b, id)
+        if job then
+            delete_job(b, t, id, job)
+            redis.call('ZADD', b .. ':trash', t, id)
+        else
+            redis.call('ZREM', b .. ':ended', id)
+        end
+    end
+    local trash = due(b, ':trash', t, a.max)
+    for _, id in ipairs(trash) do
+        redis.call('ZADD', b .. ':trash', t + TRASH_MS, id)
+    end
     local waiting = redis.call('ZCARD', b .. ':wait')
     if waiting > 0 and redis.call('LLEN', b .. ':wake') == 0 then
         wake(b) -- a token that was lost with the worker that took it
     end
     return answer('OK', {leases = #leases, retries = #retries, deadlines = #deadlines, waiting = waiting,
-        forget = due(b, ':ended', t, a.max)})
+        forget = trash})
 end

@@ -43,7 +43,7 @@ local function hello(keys, args)
     local gens = tostring(a.info.generators or '')
     local pid = redis.call('HGET', me, 'pid')
     if pid and pid ~= tostring(a.info.pid) then -- the name's new bearer starts afresh
-        redis.call('HDEL', me, 'unfit', 'job', 'rank', 'claim', 'untold', 'quiet', 'started_ms')
+        redis.call('HDEL', me, 'unfit', 'job', 'rank', 'claim', 'claimed', 'untold', 'quiet', 'started_ms')
         let_go(b, a.worker, redis.call('HGET', me, 'host'))
     end
     for name, value in pairs(a.info) do
@@ -227,7 +227,7 @@ local function nothing(b, t, a, known, fields)
     return answer('OK', fields)
 end
 
-local ME = {'job', 'rank', 'claim', 'untold', 'quiet', 'unfit', 'gang', 'seen_ms'}
+local ME = {'job', 'rank', 'claim', 'untold', 'quiet', 'unfit', 'gang', 'seen_ms', 'claimed'}
 
 local function read_me(b, name)
     local me = {}
@@ -235,6 +235,14 @@ local function read_me(b, name)
         me[ME[i]] = value or nil
     end
     return me
+end
+
+-- Claims of one process are numbered, "process:n": has a later one been served already? Then this is an old copy that came
+-- late, and nobody waits for its answer.
+local function outdated(token, last)
+    local process, n = token:match('^(.+):(%d+)$')
+    local before, m = (last or ''):match('^(.+):(%d+)$')
+    return process ~= nil and process == before and tonumber(n) < tonumber(m)
 end
 
 local function without(gens, unfit)
@@ -254,6 +262,12 @@ local function claim(keys, args)
     local held = held_before(b, t, a, me)
     if held then
         return held
+    end
+    if outdated(a.token, me.claimed) then
+        return answer('OK', {got = false, quiet = false})
+    end
+    if known and a.token ~= '' then
+        redis.call('HSET', b .. ':worker:' .. a.worker, 'claimed', a.token)
     end
     if me.quiet == '1' then
         return nothing(b, t, a, known, {quiet = true})

@@ -448,24 +448,21 @@ void api_jobs_why(struct request *r)
         backend_ask(r, queue_cmd_why(&c, &r->app->queue, id, &err), &c, &err, api_ops_object);
 }
 
-/* Delete: is it there and over? then the files, in a pool thread, then the record. A death between the two leaves a
- * record without files, which a second DELETE, or time, removes. */
+/* Delete, when it is there and over: the record, then in a pool thread the files, then the queue hears that these are gone.
+ * After a death between the first and the last, the queue's timer has somebody else remove the files. */
 struct removal {
     uv_work_t work;
     struct request *r;
     struct err err;
 };
 
-static void on_deleted(void *arg, int rc, const void *bytes, size_t len, const struct err *why)
+static void on_forgot(void *arg, int rc, const void *bytes, size_t len, const struct err *why)
 {
-    struct request *r = arg;
-    struct err err = *why;
-    if (rc == 0)
-        rc = queue_read_ok(bytes, len, &err);
-    if (rc < 0)
-        reply_error(r, &err);
-    else
-        reply_empty(r, 204);
+    (void)rc; /* then the timer sees to it */
+    (void)bytes;
+    (void)len;
+    (void)why;
+    reply_empty(arg, 204);
 }
 
 static void remove_work(uv_work_t *w)
@@ -481,20 +478,16 @@ static void remove_after(uv_work_t *w, int status)
     (void)status;
     CRASH_POINT(dispatcher_delete);
     if (!x->err.code)
-        queue_cmd_delete(&c, &x->r->app->queue, x->r->param[0], &x->err);
-    backend_ask(x->r, x->err.code, &c, &x->err, on_deleted);
+        queue_cmd_forgot(&c, &x->r->app->queue, x->r->param[0], &x->err);
+    backend_ask(x->r, x->err.code, &c, &x->err, on_forgot);
 }
 
-static void on_deletable(void *arg, int rc, const void *bytes, size_t len, const struct err *why)
+static void on_deleted(void *arg, int rc, const void *bytes, size_t len, const struct err *why)
 {
     struct request *r = arg;
-    struct job_view v = {0};
     struct err err = *why;
     if (rc == 0)
-        rc = queue_read_get(bytes, len, &v, &err);
-    if (rc == 0 && !job_state_final(v.status.state))
-        rc = err_set(&err, ERR_CONFLICT, "the job is %s; cancel it first", job_state_text(v.status.state));
-    job_view_done(&v);
+        rc = queue_read_ok(bytes, len, &err);
     struct removal *x = rc == 0 ? mem_zalloc(sizeof *x) : NULL;
     if (x) {
         *x = (struct removal){.r = r, .work.data = x};
@@ -505,6 +498,22 @@ static void on_deletable(void *arg, int rc, const void *bytes, size_t len, const
     }
     err_set(&err, ERR_NOMEM, "out of memory");
     reply_error(r, &err);
+}
+
+static void on_deletable(void *arg, int rc, const void *bytes, size_t len, const struct err *why)
+{
+    struct request *r = arg;
+    struct job_view v = {0};
+    struct queue_cmd c = {0};
+    struct err err = *why;
+    if (rc == 0)
+        rc = queue_read_get(bytes, len, &v, &err);
+    if (rc == 0 && !job_state_final(v.status.state))
+        rc = err_set(&err, ERR_CONFLICT, "the job is %s; cancel it first", job_state_text(v.status.state));
+    job_view_done(&v);
+    if (rc == 0)
+        rc = queue_cmd_delete(&c, &r->app->queue, r->param[0], &err);
+    backend_ask(r, rc, &c, &err, on_deleted);
 }
 
 void api_jobs_delete(struct request *r)

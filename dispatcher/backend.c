@@ -330,7 +330,7 @@ static void forget_after(uv_work_t *w, int status)
     json_array_foreach(f->ids, i, id) {
         struct queue_cmd c = {0};
         struct err err = {0};
-        if (json_is_string(id) && queue_cmd_delete(&c, &f->b->app->queue, json_string_value(id), &err) == 0)
+        if (json_is_string(id) && queue_cmd_forgot(&c, &f->b->app->queue, json_string_value(id), &err) == 0)
             backend_send(f->b, &c, on_deleted, NULL);
         queue_cmd_done(&c);
     }

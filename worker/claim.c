@@ -50,7 +50,9 @@ struct claim {
     struct cost_model model;
     bool away;           /* Redis did not answer last time */
     bool quiet;          /* told to take nothing */
-    char token[JOB_ID];  /* of the claim that was not answered yet; "" for none */
+    char process[JOB_ID]; /* claims are numbered within it */
+    int64_t n_claims;
+    char token[64]; /* of the claim that was not answered yet; "" for none */
 };
 
 /* ---- what the worker says of itself ---- */
@@ -318,8 +320,8 @@ static int claim_one(struct claim *c, bool *ret_idle, struct err *err)
                                 .device = c->env.device->name};
     struct queue_claimed job = {0};
     warm_list(c, warm, sizeof(warm));
-    if (!c->token[0] && job_make_id(c->token) < 0)
-        c->token[0] = 0;
+    if (!c->token[0] && c->process[0])
+        str_format(c->token, sizeof(c->token), "%s:%lld", c->process, (long long)++c->n_claims);
     CRASH_POINT(worker_claim);
     int rc = send(c, queue_cmd_claim(&c->cmd, &c->queue, &offer, err), err);
     *ret_idle = true;
@@ -450,6 +452,8 @@ static int start(struct claim *c, struct err *err)
     struct lease_options o = {
         .conf = conf, .queue = &c->queue, .worker = c->worker, .info = worker_info, .info_arg = c};
     make_name(conf, c->worker, sizeof(c->worker));
+    if (job_make_id(c->process) < 0)
+        c->process[0] = 0;
     if (conf->renew_s * 2 > (double)conf->lease_s)
         return err_set(err, ERR_INVALID,
                        "renew_s: %g is too long for lease_s %lld; at most half of it is allowed",

@@ -126,7 +126,7 @@ static void say_hello(struct lease *l, bool busy, int64_t now)
     json_decref(info);
 }
 
-/* The record and the files of a job whose time to live is over. */
+/* The files of a job that is deleted. */
 static void forget(struct lease *l, const char *id)
 {
     struct err err = {0};
@@ -135,7 +135,7 @@ static void forget(struct lease *l, const char *id)
         return;
     }
     CRASH_POINT(worker_forget);
-    if (send(l, queue_cmd_delete(&l->cmd, l->o.queue, id, NULL)) == 0)
+    if (send(l, queue_cmd_forgot(&l->cmd, l->o.queue, id, NULL)) == 0)
         queue_read_ok(l->reply.data, l->reply.len, NULL);
 }
 
@@ -254,6 +254,8 @@ int lease_start(struct lease **ret, const struct lease_options *o, struct err *e
     int rc = redis_sync_open(&l->redis, o->conf->redis, err);
     if (rc == 0)
         redis_sync_key(l->redis, o->queue->base);
+    if (rc == 0) /* before the first claim: whose answer is lost is known by its entry */
+        say_hello(l, false, clock_us());
     if (rc == 0 && pthread_mutex_init(&l->lock, NULL) != 0)
         rc = err_set(err, ERR_NOMEM, "no lock for the lease thread");
     if (rc == 0 && pthread_create(&l->thread, NULL, lease_thread, l) != 0)
