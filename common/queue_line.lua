@@ -107,14 +107,19 @@ end
 
 -- After anything that may open or close a tenant: it stands in the turns of its lines exactly while it is open.
 local function refresh_tenant(b, t, tenant)
-    local closed = tenant_closed(b, t, tenant)
-    for _, turn in ipairs(redis.call('SMEMBERS', b .. ':lines:' .. tenant)) do
+    local closed, joined = tenant_closed(b, t, tenant), false
+    local turns = redis.call('SMEMBERS', b .. ':lines:' .. tenant)
+    for _, turn in ipairs(turns) do
         if closed then
             leave_turn(b, turn, tenant)
         elseif not redis.call('ZSCORE', b .. ':turn:' .. turn, tenant) then
             join_turn(b, turn, tenant, true)
+            joined = true
             wake(b)
         end
+    end
+    for i = 1, joined and #turns or 0 do -- it may have stood in one already, since its day began
+        redis.call('ZADD', b .. ':turn:' .. turns[i], redis.call('ZSCORE', b .. ':vt:' .. turns[i]:sub(1, 1), tenant), tenant)
     end
     if closed == 'budget' then
         redis.call('ZADD', b .. ':budget', (math.floor(t / DAY_MS) + 1) * DAY_MS, tenant)

@@ -259,12 +259,12 @@ local function claim(keys, args)
     local b, a, t = keys[1], cmsgpack.unpack(args[1]), now()
     local me = read_me(b, a.worker)
     local known = me.seen_ms ~= nil
+    if outdated(a.token, me.claimed) then
+        return answer('OK', {got = false, quiet = false})
+    end
     local held = held_before(b, t, a, me)
     if held then
         return held
-    end
-    if outdated(a.token, me.claimed) then
-        return answer('OK', {got = false, quiet = false})
     end
     if known and a.token ~= '' then
         redis.call('HSET', b .. ':worker:' .. a.worker, 'claimed', a.token)
