@@ -12,7 +12,7 @@ JUMPS = ((60, 0), (100, 5), (60, 300), (60, 1000), (20, 2500), (10, 6000), (6, 1
 
 WEIGHTS = {
     "submit": 150, "claim": 220, "renew": 30, "progress": 40, "settle": 80, "release": 15, "cancel": 35, "expire": 70,
-    "retry": 25, "redrive": 6, "delete": 35, "purge": 1, "pause": 12, "tenant": 10, "get": 25, "list": 15, "why": 25, "stats": 12,
+    "retry": 25, "redrive": 6, "delete": 30, "forgot": 20, "purge": 1, "pause": 12, "tenant": 10, "get": 25, "list": 15, "why": 25, "stats": 12,
     "workers": 6, "tenants": 6, "models": 4, "hello": 50, "bye": 8, "quiet": 12, "hook_take": 20, "hook_done": 25, "hooks": 8,
 }
 
@@ -117,6 +117,9 @@ class Generator:
     def delete(self):
         return {"id": self.id_of("done", "failed", "cancelled", "timed_out")}
 
+    def forgot(self):
+        return {"id": self.rng.choice(sorted(self.m.trash) or ["nobody"])}
+
     def purge(self):
         return {"max": self.rng.choice((1, 3, 1000))}
 
@@ -174,10 +177,12 @@ class Generator:
         w = rng.choice(self.crew)
         if w not in self.tokens or rng.random() < 0.8:
             self.serial += 1
-            self.tokens[w] = "t%d" % self.serial
-        gens = self.gens[w]
+            self.tokens[w] = "p%d:%d" % (rng.random() < 0.03, self.serial)
+        gens, token = self.gens[w], self.tokens[w]
+        if rng.random() < 0.04:  # a copy of an old claim, that comes late
+            token = "p0:%d" % rng.randint(1, self.serial)
         return {"worker": w, "gens": gens, "bytes": MEMORY[w], "ver": rng.choice((2, 2, 2, 1)),
-                "lease": rng.choice((15000, 15000, 900)), "token": self.tokens[w], "labels": LABELS[w],
+                "lease": rng.choice((15000, 15000, 900)), "token": token, "labels": LABELS[w],
                 "warm": rng.choice(("", "avatar", gens)), "host": HOSTS[w], "device": "H100" if w < "w4" else "L4"}
 
     def renew(self):

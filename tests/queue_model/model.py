@@ -12,7 +12,7 @@ import math
 from parts import (
     average, CLASSES_MAX, DAY_MS, DEATHS_MAX, Delivery, ENDED, GAP_MS, GRACE_MS,
     HOLD_MS, HOOK_PROGRESS_MS, IDLE_MS, Job, LATE_MAX, LOG_MAX, need, OBEY_MS,
-    Tenant, WARM_MS, words, Worker,
+    Tenant, TRASH_MS, WARM_MS, words, Worker,
 )
 from people import People
 
@@ -30,6 +30,7 @@ class Model(People):
         self.idle = {}                      # (generator, worker): when it asked
         self.forming = {}                   # host: (job, {worker: when it asked})
         self.ticked, self.grace = None, 0
+        self.trash = {}                     # deleted, the files are still to go: when somebody should see to it
         self.n, self.claims = {}, 0
         self.events = []                    # of this call: (id, what, state, attempt)
         self.hooks, self.taken = [], []     # deliveries that wait; (id, hold) of those that were taken
@@ -319,6 +320,10 @@ class Model(People):
         if job.state not in ENDED:
             return need(got["r"] == "CONFLICT", "it is %s", job.state)
         need(got["r"] == "OK", "deleted")
+        self.delete(job)
+        self.trash[job.id] = self.now + TRASH_MS
+
+    def delete(self, job):
         self.event(job, "delete", job.state)
         if job.idem and self.idem.get((job.tenant, job.idem), (0, 0))[1] == job.id:
             del self.idem[job.tenant, job.idem]
@@ -326,6 +331,10 @@ class Model(People):
             del self.cache[job.cache]
         self.hooks = [h for h in self.hooks if h.job != job.id]
         del self.jobs[job.id]
+
+    def do_forgot(self, a, _, got):
+        self.trash.pop(a["id"], None)
+        need(got["r"] == "OK", "forgot")
 
     def do_pause(self, a, _, got):
         name = "queue" if a["scope"] == "queue" else a["scope"] + ":" + a["name"]
@@ -383,6 +392,10 @@ class Model(People):
     def do_claim(self, a, _, got):
         need(got["r"] == "OK", "claim")
         me, name = self.workers.get(a["worker"]), a["worker"]
+        if me and self.outdated(a["token"], me.claimed):
+            return need(not got["got"] and not got["quiet"] and not got.get("gang"), "an old copy that came late is given nothing")
+        if me and a["token"]:
+            me.claimed = a["token"]
         before = self.claimed_before(a, me)
         if before:
             before.leases[name] = self.now + a["lease"]
@@ -409,6 +422,11 @@ class Model(People):
         for gen in words(a["warm"]):
             self.idle.pop((gen, name), None)
         return self.check_handed(job, a, got)
+
+    def outdated(self, token, last):
+        process, _, n = token.rpartition(":")
+        before, _, m = (last or "").rpartition(":")
+        return bool(process) and process == before and int(n) < int(m)
 
     def claimed_before(self, a, me):
         job = self.jobs.get(me.job) if me and me.job else None
@@ -458,8 +476,8 @@ class Model(People):
         held = self.forming[a["host"]][1]
         held[a["worker"]] = self.now
         job.ghost = (a["host"], self.now)
-        there = sorted(n for n, t in held.items() if self.now - t < HOLD_MS and n in self.on_host(job, a["host"]))
         room = {n for n in self.on_host(job, a["host"]) if not self.workers[n].job or n == a["worker"]}
+        there = sorted(n for n, t in held.items() if self.now - t < HOLD_MS and n in room)
         want = max(job.gmin, min(job.gmax, len(room)))
         if len(there) < want:
             return None
@@ -670,8 +688,13 @@ class Model(People):
                     closed, t.used, t.day = self.closed(name), 0, self.now // DAY_MS
                     self.reopened(name, closed)
         need(got["waiting"] == len(self.queued()), "%d wait", len(self.queued()))
-        forget = sorted((j.exp, j.id) for j in self.jobs.values() if j.state in ENDED and j.exp <= self.now)
-        need(list(got["forget"]) == [i for _, i in forget[:a["max"]]], "to forget: %s", forget)
+        for _, _, job in sorted((j.exp, j.id, j) for j in self.jobs.values() if j.state in ENDED and j.exp <= self.now)[:a["max"]]:
+            self.delete(job)
+            self.trash[job.id] = self.now
+        due = sorted((t, id) for id, t in self.trash.items() if t <= self.now)[:a["max"]]
+        for _, id in due:
+            self.trash[id] = self.now + TRASH_MS
+        need(list(got["forget"]) == [id for _, id in due], "files to go: %s", due)
 
     # ---- webhooks ----
 

@@ -1,6 +1,6 @@
 """What the model is made of: jobs, tenants, workers, deliveries; and how a difference is said."""
 ENDED = ("done", "failed", "cancelled", "timed_out")
-OBEY_MS, GAP_MS, GRACE_MS, DAY_MS = 30000, 3000, 5000, 86400000
+OBEY_MS, GAP_MS, GRACE_MS, TRASH_MS, DAY_MS = 30000, 3000, 5000, 60000, 86400000
 CALLS = ("n_lost", "n_refused", "n_cached", "n_late")  # counted by the one who sends twice
 IDLE_MS = 1500  # a worker that asked so long ago is idle no more
 WARM_MS, HOLD_MS, HOOK_PROGRESS_MS, DEATHS_MAX, LATE_MAX, LOG_MAX, CLASSES_MAX = 500, 5000, 500, 3, 4, 64, 256
@@ -58,7 +58,7 @@ class Tenant:
 class Worker:
     def __init__(self):
         self.info, self.quiet, self.until, self.unfit = {}, False, 0, set()
-        self.job, self.rank, self.token, self.untold = None, 0, None, None
+        self.job, self.rank, self.token, self.untold, self.claimed = None, 0, None, None, None
 
     def gens(self):
         return words(self.info.get("generators")) - self.unfit

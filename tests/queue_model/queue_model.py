@@ -147,6 +147,7 @@ class Run:
             if j.clock is not None:
                 clock[j.id] = j.clock
         need(k.get("lease") == lease, "leases: %s, not %s", k.get("lease"), lease)
+        need(k.get("trash") == m.trash, "trash: %s, not %s", k.get("trash"), m.trash)
         need(k.get("clock") == clock, "clock: %s, not %s", k.get("clock"), clock)
         for state, limit in (("", 3), ("failed", 1), ("queued", 2)):
             self.walk(state, limit)
@@ -180,6 +181,8 @@ class Run:
         for job in sorted(m.jobs):
             need(m.jobs[job].state in ENDED, "%s is still %s", job, m.jobs[job].state)
             self.step("delete", {"id": job}, None, 0)
+        for job in sorted(m.trash):
+            self.step("forgot", {"id": job}, None, 0)
         for worker in sorted(m.workers):
             self.step("bye", {"worker": worker}, None, 0)
         self.pass_time(100000)
