@@ -1,5 +1,5 @@
 /* redis_tls.c -- `redis_tls_thread` from top to bottom is one connection's life: accept, dial, shake hands, carry. The
- * struct has two owners, the caller and the thread; the last one frees it. Under the lock: state, why, refs. */
+ * struct has two owners, the caller and the thread; the last one frees it. Under the lock: state, why, refs, users. */
 #include "common/redis_tls.h"
 
 #include <arpa/inet.h>
@@ -44,6 +44,7 @@ struct redis_tls {
     int port;
     int64_t until_us;
     int listener;
+    int users; /* of the listener: the thread until it has accepted, the caller until redis_tls_taken */
     bool heard; /* bytes came from the server */
     /* the caller's */
     char folder[80];
@@ -138,6 +139,16 @@ static void unref(struct redis_tls *t)
     pthread_mutex_destroy(&t->lock);
     pthread_cond_destroy(&t->changed);
     mem_free(t);
+}
+
+/* The listener goes with its last user: newer hiredis connects a second time, to see whether the first has worked. */
+static void leave_listener(struct redis_tls *t)
+{
+    pthread_mutex_lock(&t->lock);
+    bool last = --t->users == 0;
+    pthread_mutex_unlock(&t->lock);
+    if (last && t->listener >= 0)
+        close(t->listener);
 }
 
 static void set_state(struct redis_tls *t, enum state state)
@@ -430,7 +441,7 @@ static void *redis_tls_thread(void *arg)
     struct redis_tls *t = arg;
     struct err err = {0};
     int local = accept_caller(t), remote = -1;
-    close(t->listener);
+    leave_listener(t);
     SSL_CTX *ctx = local >= 0 ? make_ctx(t->ca, t->cert, t->key, t->insecure, &err) : NULL;
     SSL *ssl = ctx ? SSL_new(ctx) : NULL;
     if (ssl && redis_net_dial(t->host, t->port, t->until_us, &remote, &err) == 0)
@@ -514,14 +525,12 @@ int redis_tls_dial(const struct redis_url *url, const char *host, int port, int6
     t->insecure = url->insecure;
     t->port = port;
     t->until_us = clock_us() + timeout_ms * CLOCK_MS;
-    t->refs = 2;
+    t->refs = t->users = 2;
     int rc = make_listener(t, err);
     if (rc == 0)
         rc = start(t, err);
     if (rc < 0) {
-        if (t->listener >= 0)
-            close(t->listener);
-        t->refs = 1;
+        t->refs = t->users = 1;
         redis_tls_close(t);
         return rc;
     }
@@ -536,11 +545,14 @@ const char *redis_tls_path(const struct redis_tls *t)
 
 void redis_tls_taken(struct redis_tls *t)
 {
-    if (t->taken || !t->folder[0])
+    if (t->taken)
         return;
     t->taken = true;
-    unlink(t->address.sun_path);
-    rmdir(t->folder);
+    if (t->folder[0]) {
+        unlink(t->address.sun_path);
+        rmdir(t->folder);
+    }
+    leave_listener(t);
 }
 
 int redis_tls_wait(struct redis_tls *t, int64_t timeout_ms, struct err *err)

@@ -35,7 +35,7 @@ int redis_tls_check(const struct redis_url *url, struct err *err);
 int redis_tls_dial(const struct redis_url *url, const char *host, int port, int64_t timeout_ms, struct redis_tls **ret,
                    struct err *err);
 const char *redis_tls_path(const struct redis_tls *t);
-void redis_tls_taken(struct redis_tls *t); /* the caller's connect call is over: nobody else needs the path */
+void redis_tls_taken(struct redis_tls *t); /* the caller is connected, or gave up: nobody else needs the path */
 /* Until the handshake is done; ERR_REDIS says why not. */
 int redis_tls_wait(struct redis_tls *t, int64_t timeout_ms, struct err *err);
 /* Why the connection failed or ended, a sentence without the server's name; false: not known of any reason. */

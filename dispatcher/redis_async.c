@@ -461,6 +461,8 @@ static void on_connect(const redisAsyncContext *ac, int status)
     if (c->ac != ac)
         return;
     if (status == REDIS_OK) {
+        if (c->tls)
+            redis_tls_taken(c->tls);
         login_begin(c);
         return;
     }
@@ -491,9 +493,7 @@ static redisAsyncContext *open_context(struct redis_async *c, struct err *err)
         return redisAsyncConnect(p->net.address[c->address], p->host.port);
     if (redis_tls_dial(&c->url, p->host.name, p->host.port, connect_ms(c), &c->tls, err) < 0)
         return NULL;
-    redisAsyncContext *ac = redisAsyncConnectUnix(redis_tls_path(c->tls));
-    redis_tls_taken(c->tls);
-    return ac;
+    return redisAsyncConnectUnix(redis_tls_path(c->tls)); /* on_connect, or drop, takes the path away */
 }
 
 static void connect_next(struct redis_async *c)
