@@ -30,6 +30,7 @@
 #define QUIET_MS 500
 #define PLAN_MS 20
 #define GENERATORS_MAX 8
+#define WEIGHTS_TEXT 96
 
 struct claim {
     struct generator_env env;
@@ -43,7 +44,7 @@ struct claim {
     struct lease *lease; /* owned */
     pthread_mutex_t lock; /* of the next three, which the lease thread reads */
     char *cost[GENERATORS_MAX];       /* owned: cost model as JSON text; NULL: not planned yet */
-    char weights[GENERATORS_MAX][72]; /* digest; "": not known yet */
+    char weights[GENERATORS_MAX][WEIGHTS_TEXT]; /* as weights_of; "": not known yet */
     bool warm[GENERATORS_MAX];        /* has run a job: its weights are in memory */
     size_t planning;                  /* generator whose cost is being planned; past the last: all are */
     int part;                         /* of its model */
@@ -139,6 +140,19 @@ static int send(struct claim *c, int built, struct err *err)
     return rc < 0 ? err_set(err, rc, "%s", why.text) : 0;
 }
 
+/* What decides a video beside its request: the weights' digest, and how this worker computes. A worker that takes its noise
+ * from a file, or is watched, makes videos of its own: its results answer no other job. */
+static void weights_of(const struct claim *c, const json_t *report, char dst[WEIGHTS_TEXT])
+{
+    const struct conf *conf = c->env.conf;
+    const char *digest = json_string_value(json_object_get(report, "weights_sha256"));
+    str_copy(dst, WEIGHTS_TEXT, "");
+    if (digest && !conf->noise[0] && !conf->dump[0])
+        str_format(dst, WEIGHTS_TEXT, "%.64s/%.8s/%.8s", digest, conf->precision, conf->round);
+    else if (digest)
+        str_format(dst, WEIGHTS_TEXT, "own/%s", c->process);
+}
+
 static struct queue_limits limits_of(const struct conf *conf)
 {
     return (struct queue_limits){.max_fails = (int)conf->max_fails,
@@ -171,9 +185,11 @@ static void settle_job(struct claim *c, const struct queue_claimed *job, int cod
                        const json_t *result, const json_t *report)
 {
     const struct queue_limits limits = limits_of(c->env.conf);
+    char weights[WEIGHTS_TEXT];
+    weights_of(c, report, weights);
     const struct queue_used used = {.gflop = json_number_value(json_object_get(report, "flop")) / 1e9,
                                     .stages = json_object_get(report, "stage_seconds"),
-                                    .weights = json_string_value(json_object_get(report, "weights_sha256")),
+                                    .weights = weights,
                                     .unfit = code == ERR_WEIGHTS};
     int64_t began = clock_us();
     enum job_state state = JOB_RUNNING;
@@ -253,11 +269,9 @@ static void on_progress(void *arg, const char *stage, int64_t step, int64_t tota
 /* The generator is in memory now, and of which weights. */
 static void note_warm(struct claim *c, size_t generator, const json_t *report)
 {
-    const char *digest = json_string_value(json_object_get(report, "weights_sha256"));
     pthread_mutex_lock(&c->lock);
     c->warm[generator] = true;
-    if (digest)
-        str_copy(c->weights[generator], sizeof(c->weights[generator]), digest);
+    weights_of(c, report, c->weights[generator]);
     pthread_mutex_unlock(&c->lock);
 }
 
