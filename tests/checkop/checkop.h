@@ -15,6 +15,9 @@
  * op gives for the absolute values of its inputs (op->magnitude; it is the sum that rounding errors are
  * proportional to); NaN nowhere; inputs unchanged; the bytes around inputs and the result unchanged; the same
  * bits a second time and with one thread.
+ *
+ * A device that is not the host gets its inputs by the device's own ways (write, upload) and is looked at by read alone.
+ * What its table does not hold yet (ERR_UNSUPPORTED) counts as skipped.
  */
 #ifndef TESTS_CHECKOP_CHECKOP_H
 #define TESTS_CHECKOP_CHECKOP_H
@@ -41,10 +44,12 @@ struct side {
     bool absolute; /* the magnitude is wanted: inputs by absolute value, no activation */
     struct side_tensor {
         struct tensor tensor;
-        char *base; /* fence, data, fence */
+        char *base; /* fence, data, fence, in host memory */
+        char *device; /* where base lies on a device that is not the host; NULL for weights, which were uploaded */
         size_t bytes;
         bool written; /* in place: only the fences count */
-        bool lasting; /* base is from mem_aligned */
+        bool lasting; /* a weight */
+        bool owned;   /* base is from mem_aligned */
     } inputs[SIDE_INPUTS];
     int n_inputs;
     int replay; /* speed: from this input on, what was made before is handed out again; -1: off */
@@ -57,6 +62,9 @@ struct tensor side_inout(struct side *s, double deviation, int n_dims, const int
 /* Outside the arena, as mapped weights are, in any float type. Always normal numbers. */
 struct tensor side_weight(struct side *s, enum dtype dtype, double deviation, int n_dims,
                           const int64_t *shape);
+/* f32 numbers of another kind: by(s, i, v) of element i and a normal number v. */
+typedef float side_by_fn(const struct side *s, int64_t i, float v);
+struct tensor side_weight_by(struct side *s, double deviation, int n_dims, const int64_t *shape, side_by_fn *by);
 /* i32 in [0, below). */
 struct tensor side_indices(struct side *s, int64_t n, int64_t below);
 /* u8, any values (mask: 0 or 1, the first of each row 1). */

@@ -88,11 +88,16 @@ static struct tensor euler(struct side *s, const int64_t *d)
     return x;
 }
 
+static float two_of_three(const struct side *s, int64_t i, float v)
+{
+    (void)s;
+    (void)v;
+    return i % 3 != 1;
+}
+
 static struct tensor mean_rows(struct side *s, const int64_t *d)
 {
-    struct tensor x = input(s, d), mask = side_weight(s, DTYPE_F32, 1, 1, SHAPE(d[0]));
-    for (int64_t i = 0; i < d[0]; i++)
-        ((float *)mask.data)[i] = i % 3 != 1;
+    struct tensor x = input(s, d), mask = side_weight_by(s, 1, 1, SHAPE(d[0]), two_of_three);
     return op_mean_rows(&s->run, x, mask);
 }
 
@@ -136,16 +141,53 @@ static struct tensor normalize(struct side *s, const int64_t *d)
 /* samples, mels */
 static const int64_t mel_cases[][CASE_NUMBERS] = {{320, 3}, {1600, 80}, {16000, 80}, {480000, 80}};
 
+/* Bands of bins, positive. */
+static float band(const struct side *s, int64_t i, float v)
+{
+    (void)s;
+    int64_t bin = i % 201, mid = 2 + i / 201 * 2;
+    return bin >= mid - 2 && bin <= mid + 5 ? (v < 0 ? -v : v) : 0;
+}
+
 static struct tensor log_mel(struct side *s, const int64_t *d)
 {
     struct tensor wave = side_input(s, 0.1, 1, SHAPE(d[0])),
-                  filters = side_weight(s, DTYPE_F32, 0.01, 2, SHAPE(d[1], 201));
-    float *f = filters.data;
-    for (int64_t i = 0; i < d[1] * 201; i++) { /* bands of bins, positive */
-        int64_t bin = i % 201, mid = 2 + i / 201 * 2;
-        f[i] = bin >= mid - 2 && bin <= mid + 5 ? (f[i] < 0 ? -f[i] : f[i]) : 0;
-    }
+                  filters = side_weight_by(s, 0.01, 2, SHAPE(d[1], 201), band);
     return op_log_mel(&s->run, wave, filters);
+}
+
+static struct tensor to_bf16(struct side *s, const int64_t *d)
+{
+    struct tensor x = inout(s, d);
+    op_round(&s->run, x, DTYPE_BF16);
+    return x;
+}
+
+static struct tensor to_f16(struct side *s, const int64_t *d)
+{
+    struct tensor x = inout(s, d);
+    op_round(&s->run, x, DTYPE_F16);
+    return x;
+}
+
+/* times, width */
+static const int64_t time_cases[][CASE_NUMBERS] = {{1, 2}, {3, 6}, {70, 256}};
+
+static struct tensor timestep(struct side *s, const int64_t *d)
+{
+    float t[128];
+    for (int64_t i = 0; i < d[0]; i++)
+        t[i] = 1000 * (float)(d[0] - i) / (float)d[0];
+    return op_timestep(&s->run, t, (int)d[0], (int)d[1]);
+}
+
+/* height, width, padding of rows */
+static const int64_t mask_cases[][CASE_NUMBERS] = {{8, 8}, {24, 40, 8}, {64, 96}};
+
+static struct tensor mask_down(struct side *s, const int64_t *d)
+{
+    return op_mask_down(&s->run,
+                        tensor_slice(side_input(s, 1, 2, SHAPE(d[0], d[1] + d[2])), 1, d[2], d[1]));
 }
 
 /* Of an activation: see isa_math.h, in units of |x| (the magnitude); of the others two or three roundings. */
@@ -157,6 +199,10 @@ const struct check check_elem[] = {
     {"add_masked", add_masked, CASES, .tol = 2, .magnitude = true},
     {"scale", scale, CASES, .tol = 2, .magnitude = true},
     {"fill", fill, CASES},
+    {"round", to_bf16, CASES},
+    {"round", to_f16, CASES},
+    {"timestep", timestep, CHECK_CASES(time_cases), .tol = 1, .peak = true, .normal_only = true},
+    {"mask_down", mask_down, CHECK_CASES(mask_cases), .tol = 3, .magnitude = true},
     {"euler", euler, CASES, .tol = 4, .magnitude = true},
     {"mean_rows", mean_rows, CASES, .tol = 1},
     {"randn", randn, CASES},

@@ -37,17 +37,27 @@ static struct tensor rms_norm(struct side *s, const int64_t *d)
     return op_rms_norm(&s->run, x, w, 1e-5f);
 }
 
+static float as_mean(const struct side *s, int64_t i, float v)
+{
+    (void)i;
+    return s->absolute ? -v : v; /* |x| + |mean| is what is wanted then */
+}
+
+static float as_variance(const struct side *s, int64_t i, float v)
+{
+    (void)s;
+    (void)i;
+    return v * v + 0.5f;
+}
+
 static struct tensor batch_norm(struct side *s, const int64_t *d)
 {
     static const enum act acts[] = {ACT_NONE, ACT_SILU, ACT_RELU};
     struct tensor x = row_input(s, d), p[4];
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 2; i++)
         p[i] = side_weight(s, DTYPE_F32, 0.4, 1, SHAPE(d[1]));
-    for (int64_t k = 0; k < d[1] && s->replay < 0; k++) {
-        float *mean = (float *)p[2].data + k, *var = (float *)p[3].data + k;
-        *var = *var * *var + 0.5f;
-        *mean = s->absolute ? -*mean : *mean; /* |x| + |mean| is what is wanted then */
-    }
+    p[2] = side_weight_by(s, 0.4, 1, SHAPE(d[1]), as_mean);
+    p[3] = side_weight_by(s, 0.4, 1, SHAPE(d[1]), as_variance);
     return op_batch_norm(&s->run, x, p[0], p[1], p[2], p[3], 1e-3f, side_act(s, acts[d[0] % 3]));
 }
 

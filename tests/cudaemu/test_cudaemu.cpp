@@ -1,0 +1,281 @@
+/* test_cudaemu.cpp -- the emulation itself: what it computes, and that it sees each kind of mistake it promises to see. */
+#include "kernels/cuda/cuda.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <vector>
+
+extern "C" {
+#include "kernels/dtype.h"
+}
+#include "cuda_bf16.h"
+#include "cuda_fp16.h"
+#include "cuda_fp8.h"
+
+static int passed, failed;
+
+static void check(bool fine, const char *what)
+{
+    fine ? passed++ : failed++;
+    if (!fine)
+        printf("FAIL %s\n", what);
+}
+
+/* Runs f in a child: it must die, and say so. */
+static void check_dies(const char *what, const char *text, const std::function<void()> &f)
+{
+    int p[2];
+    fflush(NULL);
+    if (pipe(p) != 0)
+        abort();
+    pid_t child = fork();
+    if (child == 0) {
+        dup2(p[1], 2);
+        close(p[0]);
+        f();
+        _exit(0);
+    }
+    close(p[1]);
+    std::string said;
+    char part[512];
+    for (ssize_t n; (n = read(p[0], part, sizeof part)) > 0;)
+        said.append(part, (size_t)n);
+    close(p[0]);
+    int status = 0;
+    waitpid(child, &status, 0);
+    bool dead = !(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    check(dead && said.find(text) != std::string::npos, what);
+    if (!dead || said.find(text) == std::string::npos)
+        printf("  it said: %s\n", said.c_str());
+}
+
+/* ---- what it computes ---- */
+
+static __global__ void lanes(int *y)
+{
+    int i = (int)threadIdx.x, lane = i % 32;
+    y[i * 6] = __shfl_xor_sync(0xffffffffu, i, 5);
+    y[i * 6 + 1] = __shfl_down_sync(0xffffffffu, i, 3);
+    y[i * 6 + 2] = __shfl_up_sync(0xffffffffu, i, 2, 8);
+    y[i * 6 + 3] = __shfl_sync(0xffffffffu, i, 7, 16);
+    y[i * 6 + 4] = (int)__ballot_sync(0xffffffffu, lane % 3 == 0);
+    if (lane < 16) /* half a warp of its own */
+        y[i * 6 + 5] = (int)__shfl_xor_sync(0xffffu, (double)i, 1);
+}
+
+static void test_lanes(void)
+{
+    int *y, fine = 1;
+    cudaMalloc(&y, 64 * 6 * sizeof *y);
+    for (int round = 0; round < 6; round++) {
+        CUDA_LAUNCH(lanes, 1, 64, 0, 0, y);
+        for (int i = 0; i < 64; i++) {
+            int lane = i % 32, base = i - lane;
+            fine &= y[i * 6] == base + (lane ^ 5);
+            fine &= y[i * 6 + 1] == (lane + 3 < 32 ? i + 3 : i);
+            fine &= y[i * 6 + 2] == (lane % 8 >= 2 ? i - 2 : i);
+            fine &= y[i * 6 + 3] == i / 16 * 16 + 7;
+            fine &= (unsigned)y[i * 6 + 4] == 0x49249249u;
+            fine &= lane >= 16 || y[i * 6 + 5] == (i ^ 1);
+        }
+    }
+    check(fine && cudaGetLastError() == cudaSuccess, "shuffles and ballots");
+    cudaFree(y);
+}
+
+static __global__ void sums(double *y, int n, int *count)
+{
+    __shared__ double part[32];
+    CUDA_DYNAMIC_SHARED(double, mine);
+    int64_t i = cuda_first();
+    mine[threadIdx.x] = (double)i;
+    __syncthreads();
+    double v = mine[blockDim.x - 1 - threadIdx.x];
+    double sum = cuda_block_sum(i < n ? v : 0, part), again = cuda_block_sum(1.0, part);
+    if (__syncthreads_count(threadIdx.x % 2 == 0) == (int)blockDim.x / 2 && threadIdx.x == 0) {
+        y[blockIdx.x] = sum + again / 1024;
+        atomicAdd(count, 1);
+    }
+}
+
+static void test_sums(void)
+{
+    double *y;
+    int *count, fine = 1;
+    cudaMalloc(&y, 9 * sizeof *y);
+    cudaMalloc(&count, sizeof *count);
+    for (int round = 0; round < 6; round++) {
+        cudaMemset(count, 0, sizeof *count);
+        CUDA_LAUNCH(sums, 9, 96, 96 * sizeof(double), 0, y, 9 * 96, count);
+        for (int b = 0; b < 9; b++)
+            fine &= y[b] == 96.0 * 96 * b + 96 * 95 / 2 + 96.0 / 1024;
+        fine &= *count == 9;
+    }
+    check(fine, "block sums, dynamic shared memory, barriers, atomics");
+    cudaFree(y);
+    cudaFree(count);
+}
+
+static __global__ void places(int *y)
+{
+    int t = (int)((threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x);
+    int b = (int)((blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x);
+    y[b * 24 + t] += b * 24 + t;
+}
+
+static void test_places(void)
+{
+    int *y, fine = 1;
+    cudaMalloc(&y, 30 * 24 * sizeof *y);
+    for (int round = 0; round < 8; round++) {
+        cudaMemset(y, 0, 30 * 24 * sizeof *y);
+        CUDA_LAUNCH(places, dim3(5, 3, 2), dim3(4, 3, 2), 0, 0, y);
+        for (int i = 0; i < 30 * 24; i++)
+            fine &= y[i] == i;
+    }
+    check(fine, "each thread of each block once, in any order");
+    cudaFree(y);
+}
+
+/* The three ways to convert agree: kernels/dtype.h, cuda.h, and the emulated headers. */
+static void test_types(void)
+{
+    int bf16 = 1, f16 = 1, fp8 = 1, wide = 1;
+    uint32_t u = 1;
+    for (int i = 0; i < 400000; i++) {
+        u = u * 1664525u + 1013904223u;
+        uint32_t bits = u;
+        if (i % 3 == 0) /* ties, and what lies beside them */
+            bits = (u & 0xfffff000u) | (i % 2 ? 0u : 0x1000u) | (uint32_t)(i / 3 % 3 - 1);
+        if (i % 5 == 0) /* near the small types' ends */
+            bits = (bits & 0x80ffffffu) | (0x38000000u + ((u >> 3) & 0xf000000u));
+        float v = cudaemu_float(bits);
+        bf16 &= cuda_bf16_from_f32(v) == dtype_bf16_from_f32(v) && (v != v || __float2bfloat16_rn(v).x == dtype_bf16_from_f32(v));
+        f16 &= cuda_f16_from_f32(v) == dtype_f16_from_f32(v) && (v != v || __float2half_rn(v).x == dtype_f16_from_f32(v));
+        fp8 &= cuda_e4m3_from_f32(v) == dtype_e4m3_from_f32(v) && (v != v || __nv_fp8_e4m3(v).__x == dtype_e4m3_from_f32(v));
+    }
+    for (int i = 0; i < 65536; i++) {
+        float a = cuda_f16_to_f32((uint16_t)i), b = dtype_f16_to_f32((uint16_t)i), c = __half2float({(uint16_t)i});
+        wide &= cudaemu_bits(a) == cudaemu_bits(b) && (b != b || cudaemu_bits(c) == cudaemu_bits(b));
+        a = cuda_bf16_to_f32((uint16_t)i);
+        wide &= cudaemu_bits(a) == cudaemu_bits(dtype_bf16_to_f32((uint16_t)i));
+        __nv_fp8_e4m3 q;
+        q.__x = (uint8_t)i;
+        a = cuda_e4m3_to_f32((uint8_t)i), b = dtype_e4m3_to_f32((uint8_t)i), c = (float)q;
+        wide &= cudaemu_bits(a) == cudaemu_bits(b) && (b != b || cudaemu_bits(c) == cudaemu_bits(b));
+    }
+    check(bf16, "bf16 rounds as kernels/dtype.h does");
+    check(f16, "f16 rounds as kernels/dtype.h does");
+    check(fp8, "e4m3 rounds as kernels/dtype.h does");
+    check(wide, "small types widen as kernels/dtype.h does");
+}
+
+/* ---- what it finds ---- */
+
+static __global__ void half_syncs(int *)
+{
+    if (threadIdx.x < 32)
+        __syncthreads();
+}
+
+static __global__ void two_syncs(int *)
+{
+    if (threadIdx.x < 32)
+        __syncthreads();
+    else
+        __syncthreads();
+}
+
+static __global__ void lone_lane(int *y)
+{
+    if (threadIdx.x < 7)
+        *y = __shfl_xor_sync(0xffffffffu, 1, 1);
+    __syncthreads();
+}
+
+static __global__ void writes_at(int *y, int at)
+{
+    y[at] = 1;
+}
+
+static __global__ void writes_shared(int at)
+{
+    CUDA_DYNAMIC_SHARED(int, mine);
+    mine[at] = 1;
+}
+
+static __global__ void sees_shared(float *y)
+{
+    __shared__ float mine[64];
+    if (threadIdx.x != 5)
+        mine[threadIdx.x] = 1;
+    __syncthreads();
+    y[threadIdx.x] = mine[threadIdx.x];
+}
+
+/* No barrier between the write and the neighbour's read. */
+static __global__ void races(int *y)
+{
+    __shared__ int mine[64];
+    mine[threadIdx.x] = (int)threadIdx.x;
+    y[threadIdx.x] = mine[(threadIdx.x + 1) % 64];
+}
+
+static void test_mistakes(void)
+{
+    int *y;
+    float *f;
+    cudaMalloc(&y, 64 * sizeof *y);
+    cudaMalloc(&f, 64 * sizeof *f);
+    check_dies("a barrier that some threads never reach", "divergent __syncthreads", [=] { CUDA_LAUNCH(half_syncs, 1, 64, 0, 0, y); });
+    check_dies("threads at two barriers", "divergent __syncthreads", [=] { CUDA_LAUNCH(two_syncs, 1, 64, 0, 0, y); });
+    check_dies("a shuffle without its partners", "do not come", [=] { CUDA_LAUNCH(lone_lane, 1, 32, 0, 0, y); });
+#if !defined(__SANITIZE_ADDRESS__)
+    const char *fault = "bytes from the start of 256";
+#else
+    const char *fault = "AddressSanitizer";
+#endif
+    check_dies("a write far behind an allocation", fault, [=] { CUDA_LAUNCH(writes_at, 1, 1, 0, 0, y, 64); });
+    check_dies("a write right behind an allocation", "wrote 0 bytes behind", [=] {
+        int *z;
+        cudaMalloc(&z, 60 * sizeof *z);
+        CUDA_LAUNCH(writes_at, 1, 1, 0, 0, z, 60);
+        cudaFree(z);
+    });
+    check_dies("a write behind dynamic shared memory", "dynamic shared memory", [=] { CUDA_LAUNCH(writes_shared, 1, 1, 40, 0, 10); });
+    CUDA_LAUNCH(sees_shared, 2, 64, 0, 0, f);
+    check(f[5] != f[5] && f[4] == 1, "shared memory that nobody wrote is NaN");
+    int first[64], differs = 0;
+    for (int round = 0; round < 8; round++) {
+        CUDA_LAUNCH(races, 1, 64, 0, 0, y);
+        differs += round && memcmp(first, y, sizeof first) != 0;
+        memcpy(first, y, sizeof first);
+    }
+    check(differs > 0, "a race gives another result in another launch");
+    check(cudaMemcpyAsync(y, first, sizeof first, cudaMemcpyHostToDevice, 0) == cudaErrorInvalidValue && cudaGetLastError(),
+          "an asynchronous copy from pageable memory is refused");
+    CUDA_LAUNCH(writes_at, 0, 1, 0, 0, y, 0);
+    check(cudaGetLastError() == cudaErrorInvalidConfiguration && cudaGetLastError() == cudaSuccess, "an empty grid is an error");
+    CUDA_LAUNCH(writes_shared, 1, 1, 64 << 10, 0, 0);
+    check(cudaGetLastError() == cudaErrorInvalidValue, "more than 48 KiB must be asked for");
+    CUDA_SHARED_MAX(writes_shared, 64 << 10);
+    CUDA_LAUNCH(writes_shared, 1, 1, 64 << 10, 0, 0);
+    check(cudaGetLastError() == cudaSuccess, "and are had then");
+    cudaFree(y);
+    cudaFree(f);
+}
+
+int main(void)
+{
+    test_lanes();
+    test_sums();
+    test_places();
+    test_types();
+    test_mistakes();
+    printf("%d passed, %d failed, 0 skipped\n", passed, failed);
+    return failed > 0;
+}
