@@ -23,6 +23,7 @@
 #include "common/err.h"
 #include "kernels/tensor.h"
 
+struct comm_group;
 struct device;
 struct op_table;
 struct run;
@@ -52,6 +53,9 @@ struct run {
 
     run_tap_fn *tap; /* NULL: off */
     void *tap_arg;
+
+    const struct comm_group *group; /* borrowed; the ranks that share this forward (comm/comm.h). NULL: alone */
+    double traffic;                 /* bytes sent to them */
 };
 
 /* arena_max 0: the device's default ceiling (CPU: 1 TiB of reserved, untouched address space at most). */

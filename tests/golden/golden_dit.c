@@ -280,7 +280,7 @@ static void fn_patchify(struct golden *g, const struct dit *d)
     golden_check(g, "mid.img_in", op_linear(r, op_patchify(r, x), d->img_in.w, d->img_in.b, ACT_NONE));
     golden_check(g, "mid.ref_in", op_linear(r, op_patchify(r, ref), d->ref_in.w, d->ref_in.b, ACT_NONE));
     golden_check(g, "mid.ref_first", p.front);
-    dit_block_embed(r, d, p.front, p.ref, x, tensor_at(out, 0, 0));
+    dit_block_embed(r, d, p.front, p.ref, x, tensor_at(out, 0, 0), NULL);
     golden_check(g, "out.img", out);
 }
 
@@ -311,9 +311,9 @@ static void fn_double_block(struct golden *g, const struct dit *d)
         struct tensor x = joined(g, row), mi = dit_cond_mod_image(d, &m, row, 0),
                       mt = dit_cond_mod_text(d, &m, row, 0);
         const int64_t n = first_segment(g, row);
-        dit_block_double(r, d, 0, mi, mt, tensor_slice(x, 0, 0, n), N, cos, sin);
+        dit_block_double(r, d, 0, mi, mt, tensor_slice(x, 0, 0, n), N, cos, sin, NULL);
         if (n < N + S) /* the text tokens that are not valid see each other only: a sequence without image */
-            dit_block_double(r, d, 0, mi, mt, tensor_slice(x, 0, n, N + S - n), 0, cos, sin);
+            dit_block_double(r, d, 0, mi, mt, tensor_slice(x, 0, n, N + S - n), 0, cos, sin, NULL);
         op_copy_into(r, tensor_at(img, 0, row), tensor_slice(x, 0, 0, N));
         op_copy_into(r, tensor_at(txt, 0, row), tensor_slice(x, 0, N, S));
     }
@@ -338,9 +338,9 @@ static void fn_single_block(struct golden *g, const struct dit *d)
                                 ? dit_cond_mod_single(d, &m, row, 2)
                                 : tensor_slice(dit_cond_mod_last(&m, row), 0, 0, 3 * d->dims.hidden);
         const int64_t n = first_segment(g, row), all = x.shape[0];
-        dit_block_single(r, d, 2, mod, tensor_slice(x, 0, 0, n), cos, sin);
+        dit_block_single(r, d, 2, mod, tensor_slice(x, 0, 0, n), cos, sin, NULL);
         if (n < all)
-            dit_block_single(r, d, 2, mod, tensor_slice(x, 0, n, all - n), TENSOR_NONE, TENSOR_NONE);
+            dit_block_single(r, d, 2, mod, tensor_slice(x, 0, n, all - n), TENSOR_NONE, TENSOR_NONE, NULL);
         op_copy_into(r, tensor_at(out, 0, row), x);
     }
     golden_check(g, "out.x", out);

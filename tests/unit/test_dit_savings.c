@@ -324,7 +324,7 @@ static struct tensor plain_predict(const struct plain *p, struct tensor audio)
     const struct dit_dims *s = &d->dims;
     struct tensor x = run_new(r, DTYPE_F32, 2, SHAPE(p->M, s->hidden));
     struct tensor img = tensor_slice(x, 0, 0, p->N), txt = tensor_slice(x, 0, p->N, S);
-    dit_block_embed(r, d, pic->front, pic->ref, p->c->latents, img);
+    dit_block_embed(r, d, pic->front, pic->ref, p->c->latents, img, NULL);
     op_copy_into(r, txt, plain_refiner(p));
     for (int i = 0; i < s->n_double; i++) {
         plain_double(p, i, img, txt);
@@ -384,7 +384,7 @@ static void test_dropped_tokens(void **state)
                   y = op_copy(&f->run, tensor_slice(x, 0, 0, n), DTYPE_F32);
     plain_double(&p, 0, tensor_slice(x, 0, 0, p.N), tensor_slice(x, 0, p.N, S));
     dit_block_double(&f->run, f->dit, 0, dit_cond_mod_image(f->dit, &c.s.mods, 0, 0),
-                     dit_cond_mod_text(f->dit, &c.s.mods, 0, 0), y, p.N, c.s.picture.cos, c.s.picture.sin);
+                     dit_cond_mod_text(f->dit, &c.s.mods, 0, 0), y, p.N, c.s.picture.cos, c.s.picture.sin, NULL);
     assert_close(f, y, tensor_slice(x, 0, 0, n), ROUNDING);
 }
 
@@ -428,7 +428,7 @@ static void test_last_block(void **state)
     struct tensor v = dit_forward_last(r, &c.s, &row, x),
                   tokens = run_new(r, DTYPE_F32, 2, SHAPE(T * pic->P, 64));
     dit_block_single(r, f->dit, s->n_single - 1, tensor_slice(mod, 0, 0, 3 * s->hidden), x, pic->cos,
-                     pic->sin);
+                     pic->sin, NULL);
     dit_block_final(r, f->dit, tensor_slice(mod, 0, 3 * s->hidden, 2 * s->hidden),
                     tensor_slice(x, 0, pic->P, T * pic->P), tokens);
     assert_close(f, v, op_unpatchify(r, tokens, T, LH, LW), 0);

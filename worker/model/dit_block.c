@@ -63,18 +63,18 @@ static void project(struct run *r, const struct dit *d, const struct projection 
     }
 }
 
-/* Part i of a projected buffer [S, n_parts H] as attention wants it: [1, S, heads, D]. */
-static struct tensor heads_of(const struct dit_dims *s, struct tensor projected, int n_parts, int i)
+/* A projected buffer [S, n_parts H] by part and head. */
+static struct tensor heads_of(const struct dit_dims *s, struct tensor projected, int n_parts)
 {
-    struct tensor t = tensor_view(projected, 5, SHAPE(1, projected.shape[0], n_parts, s->heads, s->head));
-    return tensor_at(t, 2, i);
+    return tensor_view(projected, 4, SHAPE(projected.shape[0], n_parts, s->heads, s->head));
 }
 
-static struct tensor attend(struct run *r, const struct dit_dims *s, struct tensor q, struct tensor k,
-                            struct tensor v)
+/* Attention of all tokens, q, k and v side by side. */
+static struct tensor attend(struct run *r, const struct dit_dims *s, const struct dit_share *share, struct tensor qkv)
 {
-    struct attn a = {.kind = ATTN_FULL, .scale = 1.0f / sqrtf((float)s->head)};
-    return tensor_view(op_attention(r, q, k, v, a), 2, SHAPE(q.shape[1], s->hidden));
+    const int64_t *n = share ? share->rows : NULL;
+    struct tensor t = heads_of(s, qkv, 3);
+    return dit_share_attend(r, s, share, t, n, t, 1, n);
 }
 
 /* x += gate fc2(gelu(fc1(LN(x) (1 + scale) + shift))), row by row, so in pieces. */
@@ -107,19 +107,23 @@ static void stream_end(struct run *r, const struct dit_stream *w, struct tensor 
 }
 
 void dit_block_embed(struct run *r, const struct dit *d, struct tensor front, struct tensor ref,
-                     struct tensor latents, struct tensor image)
+                     struct tensor latents, struct tensor image, const struct dit_share *share)
 {
     const int64_t P = front.shape[0];
     struct tensor video = rows(image, P, image.shape[0] - P);
     const size_t mark = run_mark(r);
     op_copy_into(r, rows(image, 0, P), front);
     op_copy_into(r, video, ref);
-    op_linear_add(r, video, op_patchify(r, latents), d->img_in.w, d->img_in.b, TENSOR_NONE);
+    struct tensor patches = op_patchify(r, latents);
+    if (share)
+        patches = dit_share_rows(r, share, patches);
+    op_linear_add(r, video, patches, d->img_in.w, d->img_in.b, TENSOR_NONE);
     run_rewind(r, mark);
 }
 
 void dit_block_double(struct run *r, const struct dit *d, int i, struct tensor mod_img, struct tensor mod_txt,
-                      struct tensor x, int64_t n_image, struct tensor cos, struct tensor sin)
+                      struct tensor x, int64_t n_image, struct tensor cos, struct tensor sin,
+                      const struct dit_share *share)
 {
     const struct dit_dims *s = &d->dims;
     const struct dit_double *w = &d->doubles[i];
@@ -131,7 +135,7 @@ void dit_block_double(struct run *r, const struct dit *d, int i, struct tensor m
     const struct projection p_img = stream_projection(&w->img), p_txt = stream_projection(&w->txt);
     project(r, d, &p_img, rows(qkv, 0, n_image), img, mod_img, cos, sin);
     project(r, d, &p_txt, rows(qkv, n_image, M - n_image), txt, mod_txt, TENSOR_NONE, TENSOR_NONE);
-    struct tensor o = attend(r, s, heads_of(s, qkv, 3, 0), heads_of(s, qkv, 3, 1), heads_of(s, qkv, 3, 2));
+    struct tensor o = attend(r, s, share, qkv);
     stream_end(r, &w->img, mod_img, img, rows(o, 0, n_image));
     stream_end(r, &w->txt, mod_txt, txt, rows(o, n_image, M - n_image));
     run_rewind(r, mark);
@@ -174,7 +178,7 @@ static void single_end(struct run *r, const struct dit *d, const struct dit_sing
 }
 
 void dit_block_single(struct run *r, const struct dit *d, int i, struct tensor mod, struct tensor x,
-                      struct tensor cos, struct tensor sin)
+                      struct tensor cos, struct tensor sin, const struct dit_share *share)
 {
     const struct dit_dims *s = &d->dims;
     const struct dit_single *w = &d->singles[i];
@@ -187,7 +191,7 @@ void dit_block_single(struct run *r, const struct dit *d, int i, struct tensor m
                                  .n_parts = 3};
     struct tensor qkv = run_new(r, DTYPE_F32, 2, SHAPE(M, 3 * H));
     project(r, d, &p, qkv, x, mod, cos, sin);
-    struct tensor o = attend(r, s, heads_of(s, qkv, 3, 0), heads_of(s, qkv, 3, 1), heads_of(s, qkv, 3, 2));
+    struct tensor o = attend(r, s, share, qkv);
     for (int64_t at = 0, n; at < M; at += n) {
         n = piece(at, M);
         const size_t inner = run_mark(r);
@@ -208,11 +212,11 @@ void dit_block_final(struct run *r, const struct dit *d, struct tensor mod, stru
 
 struct tensor dit_block_last(struct run *r, const struct dit *d, struct tensor mod, struct tensor x,
                              int64_t first, struct tensor cos, struct tensor sin, int64_t T, int64_t h,
-                             int64_t w)
+                             int64_t w, const struct dit_share *share)
 {
     const struct dit_dims *s = &d->dims;
     const struct dit_single *last = &d->singles[s->n_single - 1];
-    const int64_t H = s->hidden, M = x.shape[0], V = T * (h / 2) * (w / 2);
+    const int64_t H = s->hidden, M = x.shape[0], V = T * (share ? share->n : (h / 2) * (w / 2));
     const struct projection to_q = {.w = rows(last->linear1.w, 0, H),
                                     .b = rows(last->linear1.b, 0, H),
                                     .norm = {last->q_norm},
@@ -228,7 +232,8 @@ struct tensor dit_block_last(struct run *r, const struct dit *d, struct tensor m
     struct tensor tokens = run_new(r, DTYPE_F32, 2, SHAPE(V, 4 * s->channels));
     project(r, d, &to_q, q, rows(x, first, V), mod, rows(cos, first, V), rows(sin, first, V));
     project(r, d, &to_kv, kv, x, mod, cos, sin);
-    struct tensor o = attend(r, s, heads_of(s, q, 1, 0), heads_of(s, kv, 2, 0), heads_of(s, kv, 2, 1));
+    struct tensor o = dit_share_attend(r, s, share, heads_of(s, q, 1), share ? share->video : NULL, heads_of(s, kv, 2), 0,
+                                       share ? share->rows : NULL);
     for (int64_t at = 0, n; at < V; at += n) {
         n = piece(at, V);
         const size_t inner = run_mark(r);
@@ -237,6 +242,8 @@ struct tensor dit_block_last(struct run *r, const struct dit *d, struct tensor m
         dit_block_final(r, d, tensor_slice(mod, 0, 3 * H, 2 * H), y, rows(tokens, at, n));
         run_rewind(r, inner);
     }
+    if (share)
+        tokens = dit_share_tokens(r, share, tokens);
     op_copy_into(r, out, op_unpatchify(r, tokens, T, h, w));
     run_rewind(r, mark);
     run_pop(r);

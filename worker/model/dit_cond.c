@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "common/mem.h"
+#include "worker/model/dit_share.h"
 
 static const float LN_EPS = 1e-6f;
 static const float AUDIO_EPS = 1e-5f;
@@ -34,8 +35,8 @@ struct tensor dit_cond_face(struct run *r, struct tensor face)
 static void find_face(struct run *r, struct tensor mask, struct dit_picture *ret)
 {
     const int64_t P = mask.shape[0];
-    float *value = mem_alloc((size_t)P * sizeof(*value));
-    int32_t *list = mem_alloc((size_t)P * sizeof(*list));
+    float *value = mem_alloc((size_t)(P + 1) * sizeof(*value));
+    int32_t *list = mem_alloc((size_t)(P + 1) * sizeof(*list));
     if (!value || !list) {
         run_fail(r, ERR_NOMEM, "no memory for a face mask of %lld tokens", (long long)P);
         goto out;
@@ -58,21 +59,42 @@ out:
     mem_free(list);
 }
 
+/* latents' patches, this rank's where they are shared. */
+static struct tensor patches(struct run *r, const struct dit_share *share, struct tensor latents)
+{
+    struct tensor all = op_patchify(r, latents);
+    return share->set ? dit_share_rows(r, share, all) : all;
+}
+
+/* Positions and face mask of this rank's tokens alone. */
+static void keep_share(struct run *r, const struct dit_share *share, struct dit_picture *ret)
+{
+    if (!share->set)
+        return;
+    ret->cos = dit_share_rows(r, share, ret->cos);
+    ret->sin = dit_share_rows(r, share, ret->sin);
+    ret->mask = op_copy(r, rows_of(ret->mask, share->at, share->n), DTYPE_F32);
+}
+
 void dit_cond_picture(struct run *r, const struct dit *d, struct tensor ref, struct tensor face,
                       struct dit_picture *ret)
 {
     const struct dit_dims *s = &d->dims;
-    const int64_t T = ref.shape[1], h = ref.shape[2], w = ref.shape[3], P = (h / 2) * (w / 2);
-    *ret = (struct dit_picture){.T = T, .h = h, .w = w, .P = P, .N = (T + 1) * P, .n_face = P};
+    const int64_t T = ref.shape[1], h = ref.shape[2], w = ref.shape[3], all = (h / 2) * (w / 2);
+    struct dit_share share;
+    dit_share_init(&share, r->group && r->group->tokens.n > 1 ? &r->group->tokens : NULL, T, all, 0);
+    const int64_t P = share.n;
+    *ret = (struct dit_picture){.T = T, .h = h, .w = w, .P = P, .N = (T + 1) * P, .P_all = all, .n_face = P};
     run_push(r, "picture");
-    ret->front = op_linear(r, op_patchify(r, tensor_slice(ref, 1, 0, 1)), d->img_in.w, d->img_in.b, ACT_NONE);
+    ret->front = op_linear(r, patches(r, &share, tensor_slice(ref, 1, 0, 1)), d->img_in.w, d->img_in.b, ACT_NONE);
     ret->ref = run_new(r, DTYPE_F32, 2, SHAPE(T * P, s->hidden));
     const size_t mark = run_mark(r);
-    struct tensor tokens = op_linear(r, op_patchify(r, ref), d->ref_in.w, d->ref_in.b, ACT_NONE);
+    struct tensor tokens = op_linear(r, patches(r, &share, ref), d->ref_in.w, d->ref_in.b, ACT_NONE);
     op_linear_into(r, ret->ref, tokens, d->before.w, d->before.b, ACT_NONE);
     run_rewind(r, mark);
     op_rope_table(r, T + 1, h / 2, w / 2, s->rope, THETA, -1, &ret->cos, &ret->sin);
     ret->mask = dit_cond_face(r, face);
+    keep_share(r, &share, ret);
     find_face(r, ret->mask, ret);
     ret->mask_early = op_copy(r, ret->mask, DTYPE_F32);
     op_scale(r, ret->mask_early, EARLY_MASK, 0);

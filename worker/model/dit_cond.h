@@ -27,7 +27,8 @@ struct tensor dit_cond_embed(struct run *r, const struct dit_embedder *e, struct
 /* ---- picture ------------------------------------------------------------------------------------------- */
 
 struct dit_picture {
-    int64_t T, h, w, P, N;
+    int64_t T, h, w, P, N;  /* P, N and all below: of the tokens that this rank has (dit_share.h) */
+    int64_t P_all;          /* all tokens of a frame */
     struct tensor front;    /* [P, H]: img_in of the first reference latent */
     struct tensor ref;      /* [T P, H]: before_proj(ref_in(reference)) */
     struct tensor cos, sin; /* [N, D/2] */

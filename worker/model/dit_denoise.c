@@ -14,8 +14,9 @@ struct dit_denoise {
     int n_full;                   /* steps that run the whole network */
     int64_t n_sound;              /* audio frames that are not silence */
 
-    struct tensor x;                                        /* [rows, buffers, N + most text tokens, H] */
-    int n_buffers;                                          /* windows, or 1 when no step is cached */
+    struct tensor x;       /* [rows, buffers, N + most text tokens, H]: of this rank's rows, windows and tokens */
+    struct tensor recalled; /* [this rank's windows, rows, N + text tokens, H]: a cached step's, where windows are shared */
+    int n_rows, n_buffers; /* 1 or 2; this rank's windows, or 1 when no step is cached */
     int16_t owner[WINDOW_MAX_LATENTS];                      /* per latent: the window that computed it last */
     int64_t start[WINDOW_MAX_LATENTS / WINDOW_LATENTS + 1]; /* per window: its first latent then */
 };
@@ -64,20 +65,36 @@ static void make_text(struct run *r, struct dit_denoise *n, int which, const str
     dit_cond_text(r, n->scene.dit, t->states, t->text2, t->mask, t->n_valid, &n->text[which]);
 }
 
+/* ---- this rank's rows, windows and text tokens: all of them where it is alone ---- */
+
+static int window_ranks(const struct run *r)
+{
+    return r->group ? r->group->windows.n : 1;
+}
+
+static int64_t text_rows(const struct run *r, const struct dit_denoise *n, int64_t n_text)
+{
+    struct dit_share share;
+    return dit_forward_share(r, &n->scene.picture, n_text, &share) ? share.n_text : n_text;
+}
+
 static void make_buffers(struct run *r, struct dit_denoise *n)
 {
-    const int64_t a = n->text[NEGATIVE].n_valid, b = n->text[POSITIVE].n_valid;
-    n->n_buffers = n->n_full < n->plan->steps ? n->plan->window.n_windows : 1;
+    const int64_t a = text_rows(r, n, n->text[NEGATIVE].n_valid), b = text_rows(r, n, n->text[POSITIVE].n_valid);
+    const int windows = sampler_windows_of(r, &n->plan->window, r->group ? r->group->windows.me : 0);
+    n->n_buffers = n->n_full < n->plan->steps ? windows : 1;
+    n->n_rows = dit_forward_has_row(r, 0) + dit_forward_has_row(r, 1);
     n->x = run_new(
         r, DTYPE_F32, 4,
-        SHAPE(DIT_ROWS, n->n_buffers, n->scene.picture.N + (a > b ? a : b), n->scene.dit->dims.hidden));
+        SHAPE(n->n_rows, n->n_buffers, n->scene.picture.N + (a > b ? a : b), n->scene.dit->dims.hidden));
 }
 
 /* x of a row of window k for n_text text tokens. */
-static struct tensor buffer(const struct dit_denoise *n, int row, int k, int64_t n_text)
+static struct tensor buffer(const struct run *r, const struct dit_denoise *n, int row, int k, int64_t n_text)
 {
-    struct tensor x = tensor_at(tensor_at(n->x, 0, row), 0, n->n_buffers > 1 ? k : 0);
-    return tensor_slice(x, 0, 0, n->scene.picture.N + n_text);
+    struct tensor x = tensor_at(n->x, 0, n->n_rows == 1 ? 0 : row);
+    x = tensor_at(x, 0, n->n_buffers > 1 ? k / window_ranks(r) : 0);
+    return tensor_slice(x, 0, 0, n->scene.picture.N + text_rows(r, n, n_text));
 }
 
 /* ---- cache ---- */
@@ -97,8 +114,8 @@ static struct tensor recall(struct run *r, const struct dit_denoise *n, int row,
 {
     const struct dit_picture *p = &n->scene.picture;
     const int64_t n_text = n->text[POSITIVE].n_valid, L = n->plan->window.n_latents;
-    struct tensor first = buffer(n, row, n->owner[start], n_text);
-    if (n->n_buffers == 1)
+    struct tensor first = buffer(r, n, row, n->owner[start], n_text);
+    if (n->plan->window.n_windows == 1)
         return first;
     int32_t latents[WINDOW_LATENTS];
     window_latents(&n->plan->window, start, latents);
@@ -107,12 +124,121 @@ static struct tensor recall(struct run *r, const struct dit_denoise *n, int row,
     for (int j = 0; j < WINDOW_LATENTS; j++) {
         const int k = n->owner[latents[j]];
         const int64_t at = (latents[j] - n->start[k] + L) % L;
-        struct tensor from = buffer(n, row, k, n_text);
+        struct tensor from = buffer(r, n, row, k, n_text);
         op_copy_into(r, tensor_slice(x, 0, (1 + j) * p->P, p->P),
                      tensor_slice(from, 0, (1 + at) * p->P, p->P));
     }
-    op_copy_into(r, tensor_slice(x, 0, p->N, n_text), tensor_slice(first, 0, p->N, n_text));
+    const int64_t text = first.shape[0] - p->N;
+    op_copy_into(r, tensor_slice(x, 0, p->N, text), tensor_slice(first, 0, p->N, text));
     return x;
+}
+
+/* ---- cache of windows that are shared: the same pieces, from whoever has them ---- */
+
+/* One piece of one window's x: of which window's buffer, from which row on, how many rows. */
+struct piece {
+    int k, row, source;
+    int64_t to, from, n;
+};
+
+typedef void piece_fn(void *arg, struct run *r, const struct dit_denoise *n, const struct piece *p);
+
+/* Piece i of window k: 0 the picture's front and, behind the latents, the text; both from the window that computed the
+ * first latent. */
+static struct piece piece_of(const struct run *r, const struct dit_denoise *n, int64_t start, int i)
+{
+    const struct dit_picture *p = &n->scene.picture;
+    const int64_t L = n->plan->window.n_latents;
+    int32_t latents[WINDOW_LATENTS];
+    window_latents(&n->plan->window, start, latents);
+    if (i == 0)
+        return (struct piece){.source = n->owner[start], .n = p->P};
+    if (i > WINDOW_LATENTS)
+        return (struct piece){.source = n->owner[start],
+                              .to = p->N,
+                              .from = p->N,
+                              .n = text_rows(r, n, n->text[POSITIVE].n_valid)};
+    const int source = n->owner[latents[i - 1]];
+    const int64_t at = (latents[i - 1] - n->start[source] + L) % L;
+    return (struct piece){.source = source, .to = i * p->P, .from = (1 + at) * p->P, .n = p->P};
+}
+
+/* Shows fn every piece that place `from` has and place `to` needs for a step, in one order at both. */
+static void each_piece(struct run *r, const struct dit_denoise *n, int step, int from, int to, piece_fn *fn, void *arg)
+{
+    const struct window_plan *w = &n->plan->window;
+    for (int k = to; k < w->n_windows; k += window_ranks(r)) {
+        const int64_t start = window_start(w, step, k);
+        for (int i = 0; i < WINDOW_LATENTS + 2; i++) {
+            struct piece p = piece_of(r, n, start, i);
+            p.k = k;
+            if (p.source % window_ranks(r) != from)
+                continue;
+            for (p.row = 0; p.row < DIT_ROWS; p.row++)
+                if (dit_forward_has_row(r, p.row))
+                    fn(arg, r, n, &p);
+        }
+    }
+}
+
+static void count_rows(void *arg, struct run *r, const struct dit_denoise *n, const struct piece *p)
+{
+    (void)r;
+    (void)n;
+    *(int64_t *)arg += p->n;
+}
+
+/* Rows on their way, [rows, H], and how far they are read or written. */
+struct wire {
+    struct tensor rows;
+    int64_t at;
+};
+
+static struct tensor recalled(const struct run *r, const struct dit_denoise *n, int row, int k)
+{
+    return tensor_at(tensor_at(n->recalled, 0, k / window_ranks(r)), 0, n->n_rows == 1 ? 0 : row);
+}
+
+static void pack(void *arg, struct run *r, const struct dit_denoise *n, const struct piece *p)
+{
+    struct wire *w = arg;
+    struct tensor x = buffer(r, n, p->row, p->source, n->text[POSITIVE].n_valid);
+    op_copy_into(r, tensor_slice(w->rows, 0, w->at, p->n), tensor_slice(x, 0, p->from, p->n));
+    w->at += p->n;
+}
+
+static void unpack(void *arg, struct run *r, const struct dit_denoise *n, const struct piece *p)
+{
+    struct wire *w = arg;
+    struct tensor x = recalled(r, n, p->row, p->k);
+    op_copy_into(r, tensor_slice(x, 0, p->to, p->n), tensor_slice(w->rows, 0, w->at, p->n));
+    w->at += p->n;
+}
+
+/* All of this rank's windows of a cached step: what other ranks computed comes from them. */
+static void recall_all(struct run *r, struct dit_denoise *n, int step)
+{
+    const struct comm_set *set = &r->group->windows;
+    const int64_t H = n->scene.dit->dims.hidden, M = n->scene.picture.N + text_rows(r, n, n->text[POSITIVE].n_valid);
+    int64_t n_in[COMM_MAX] = {0}, n_out[COMM_MAX] = {0}, in = 0, out = 0;
+    for (int i = 0; i < set->n; i++) {
+        each_piece(r, n, step, i, set->me, count_rows, &n_in[i]);
+        each_piece(r, n, step, set->me, i, count_rows, &n_out[i]);
+        in += n_in[i];
+        out += n_out[i];
+        n_in[i] *= H;
+        n_out[i] *= H;
+    }
+    n->recalled =
+        run_new(r, DTYPE_F32, 4, SHAPE(sampler_windows_of(r, &n->plan->window, set->me), n->n_rows, M, H));
+    const size_t mark = run_mark(r);
+    struct wire to = {run_new(r, DTYPE_F32, 2, SHAPE(in, H)), 0}, from = {run_new(r, DTYPE_F32, 2, SHAPE(out, H)), 0};
+    for (int i = 0; i < set->n; i++)
+        each_piece(r, n, step, set->me, i, pack, &from);
+    comm_all_to_all(r, set, to.rows, n_in, from.rows, n_out);
+    for (int i = 0; i < set->n; i++)
+        each_piece(r, n, step, i, set->me, unpack, &to);
+    run_rewind(r, mark);
 }
 
 /* ---- the sampler's side ---- */
@@ -126,8 +252,13 @@ static void refine(struct run *r, struct dit_denoise *n, int which, int row)
 void dit_denoise_begin(void *arg, struct run *r, int step)
 {
     struct dit_denoise *n = arg;
-    if (sampler_is_cached(step))
+    if (sampler_is_cached(step)) {
+        if (window_ranks(r) > 1)
+            recall_all(r, n, step);
         return;
+    }
+    for (int k = 0; k < n->plan->window.n_windows; k++)
+        remember(n, k, window_start(&n->plan->window, step, k));
     if (!sampler_is_late(step))
         refine(r, n, NEGATIVE, row_of(n, step, 0));
     refine(r, n, POSITIVE, row_of(n, step, 1));
@@ -147,10 +278,9 @@ static void predict_full(struct run *r, struct dit_denoise *n, int step, int k, 
         {.text = n->refined[late ? POSITIVE : NEGATIVE], .mask = mask, .mod = row_of(n, step, 0)},
         {.text = n->refined[POSITIVE], .mask = mask, .sound = sound, .mod = row_of(n, step, 1)},
     };
-    const struct tensor x[DIT_ROWS] = {buffer(n, 0, k, rows[0].text.shape[0]),
-                                       buffer(n, 1, k, rows[1].text.shape[0])};
+    const struct tensor x[DIT_ROWS] = {buffer(r, n, 0, k, rows[0].text.shape[0]),
+                                       buffer(r, n, 1, k, rows[1].text.shape[0])};
     dit_forward_pair(r, &n->scene, rows, latents, x, ret_v);
-    remember(n, k, start);
 }
 
 static void predict_cached(struct run *r, struct dit_denoise *n, int step, int k,
@@ -158,9 +288,13 @@ static void predict_cached(struct run *r, struct dit_denoise *n, int step, int k
 {
     const int64_t start = window_start(&n->plan->window, step, k);
     for (int row = 0; row < DIT_ROWS; row++) {
-        const struct dit_row it = {.mod = row_of(n, step, row)};
-        ret_v[row] = dit_forward_last(r, &n->scene, &it, recall(r, n, row, start));
+        const struct dit_row it = {.n_text = n->text[POSITIVE].n_valid, .mod = row_of(n, step, row)};
+        if (!dit_forward_has_row(r, row))
+            continue;
+        struct tensor x = window_ranks(r) > 1 ? recalled(r, n, row, k) : recall(r, n, row, start);
+        ret_v[row] = dit_forward_last(r, &n->scene, &it, x);
     }
+    dit_forward_swap(r, ret_v);
 }
 
 void dit_denoise_predict(void *arg, struct run *r, int step, int k, struct tensor x,

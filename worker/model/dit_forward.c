@@ -13,13 +13,46 @@ static struct tensor image_of(const struct dit_scene *s, struct tensor x)
     return tensor_slice(x, 0, 0, s->picture.N);
 }
 
+bool dit_forward_share(const struct run *r, const struct dit_picture *p, int64_t n_text, struct dit_share *ret)
+{
+    const bool shared = r->group && r->group->tokens.n > 1;
+    dit_share_init(ret, shared ? &r->group->tokens : NULL, p->T, shared ? p->P_all : p->P, n_text);
+    return shared;
+}
+
+/* The row's share in room, or NULL: alone. */
+static const struct dit_share *share_of(const struct run *r, const struct dit_scene *s, const struct dit_row *row,
+                                        struct dit_share *room)
+{
+    const int64_t n_text = tensor_is_none(row->text) ? row->n_text : row->text.shape[0];
+    return dit_forward_share(r, &s->picture, n_text, room) ? room : NULL;
+}
+
+bool dit_forward_has_row(const struct run *r, int row)
+{
+    return !r->group || r->group->pair.n == 1 || r->group->pair.me == row;
+}
+
+void dit_forward_swap(struct run *r, struct tensor v[DIT_ROWS])
+{
+    if (!r->group || r->group->pair.n == 1)
+        return;
+    const struct comm_set *pair = &r->group->pair;
+    const int mine = pair->me, other = 1 - mine;
+    int64_t n_in[2] = {0}, n_out[2] = {0};
+    n_in[other] = n_out[other] = tensor_count(v[mine]);
+    v[other] = run_new(r, DTYPE_F32, v[mine].n_dims, v[mine].shape);
+    comm_all_to_all(r, pair, v[other], n_in, v[mine], n_out);
+}
+
 static void double_block(struct run *r, const struct dit_scene *s, const struct dit_row *row, int i,
                          struct tensor x)
 {
     const struct dit *d = s->dit;
+    struct dit_share room;
     dit_block_double(r, d, i, dit_cond_mod_image(d, &s->mods, row->mod, i),
                      dit_cond_mod_text(d, &s->mods, row->mod, i), x, s->picture.N, s->picture.cos,
-                     s->picture.sin);
+                     s->picture.sin, share_of(r, s, row, &room));
     run_tap(r, image_of(s, x), "dit.double%d.img", i);
 }
 
@@ -62,8 +95,11 @@ void dit_forward_head(struct run *r, const struct dit_scene *s, const struct dit
                       struct tensor latents, struct tensor x)
 {
     const struct dit_picture *p = &s->picture;
-    dit_block_embed(r, s->dit, p->front, p->ref, latents, image_of(s, x));
-    op_copy_into(r, tensor_slice(x, 0, p->N, x.shape[0] - p->N), row->text);
+    struct dit_share room;
+    const struct dit_share *share = share_of(r, s, row, &room);
+    dit_block_embed(r, s->dit, p->front, p->ref, latents, image_of(s, x), share);
+    op_copy_into(r, tensor_slice(x, 0, p->N, x.shape[0] - p->N),
+                 share ? tensor_slice(row->text, 0, share->text_at, share->n_text) : row->text);
     for (int i = 0; i < head_blocks(&s->dit->dims); i++)
         double_block(r, s, row, i, x);
 }
@@ -72,6 +108,8 @@ void dit_forward_rest(struct run *r, const struct dit_scene *s, const struct dit
 {
     const struct dit_dims *dims = &s->dit->dims;
     const struct dit_picture *p = &s->picture;
+    struct dit_share room;
+    const struct dit_share *share = share_of(r, s, row, &room);
     if (dims->n_adapters)
         adapter(r, s, row, 0, x);
     for (int i = head_blocks(dims); i < dims->n_double; i++) {
@@ -80,7 +118,8 @@ void dit_forward_rest(struct run *r, const struct dit_scene *s, const struct dit
             adapter(r, s, row, i / 2, x);
     }
     for (int i = 0; i < dims->n_single - 1; i++) {
-        dit_block_single(r, s->dit, i, dit_cond_mod_single(s->dit, &s->mods, row->mod, i), x, p->cos, p->sin);
+        dit_block_single(r, s->dit, i, dit_cond_mod_single(s->dit, &s->mods, row->mod, i), x, p->cos, p->sin,
+                         share);
         run_tap(r, x, "dit.single%d", i);
     }
 }
@@ -89,12 +128,14 @@ struct tensor dit_forward_last(struct run *r, const struct dit_scene *s, const s
                                struct tensor x)
 {
     const struct dit_picture *p = &s->picture;
+    struct dit_share room;
     return dit_block_last(r, s->dit, dit_cond_mod_last(&s->mods, row->mod), x, p->P, p->cos, p->sin, p->T,
-                          p->h, p->w);
+                          p->h, p->w, share_of(r, s, row, &room));
 }
 
-void dit_forward_pair(struct run *r, const struct dit_scene *s, const struct dit_row rows[DIT_ROWS],
-                      struct tensor latents, const struct tensor x[DIT_ROWS], struct tensor ret_v[DIT_ROWS])
+/* Both rows here. */
+static void both(struct run *r, const struct dit_scene *s, const struct dit_row rows[DIT_ROWS], struct tensor latents,
+                 const struct tensor x[DIT_ROWS], struct tensor ret_v[DIT_ROWS])
 {
     const bool shared = rows[0].mod == rows[1].mod;
     dit_forward_head(r, s, &rows[0], latents, x[0]);
@@ -106,4 +147,18 @@ void dit_forward_pair(struct run *r, const struct dit_scene *s, const struct dit
         dit_forward_head(r, s, &rows[1], latents, x[1]);
     dit_forward_rest(r, s, &rows[1], x[1]);
     ret_v[1] = dit_forward_last(r, s, &rows[1], x[1]);
+}
+
+void dit_forward_pair(struct run *r, const struct dit_scene *s, const struct dit_row rows[DIT_ROWS],
+                      struct tensor latents, const struct tensor x[DIT_ROWS], struct tensor ret_v[DIT_ROWS])
+{
+    if (dit_forward_has_row(r, 0) && dit_forward_has_row(r, 1)) {
+        both(r, s, rows, latents, x, ret_v);
+        return;
+    }
+    const int mine = dit_forward_has_row(r, 1);
+    dit_forward_head(r, s, &rows[mine], latents, x[mine]);
+    dit_forward_rest(r, s, &rows[mine], x[mine]);
+    ret_v[mine] = dit_forward_last(r, s, &rows[mine], x[mine]);
+    dit_forward_swap(r, ret_v);
 }

@@ -2,6 +2,7 @@
 
 #include <math.h>
 
+#include "kernels/comm/comm.h"
 #include "kernels/ops.h"
 #include "worker/model/dit.h"
 #include "worker/model/dit_denoise.h"
@@ -67,25 +68,62 @@ static void average(struct run *r, const struct sampler_plan *p, int step, struc
     }
 }
 
-/* One window: its latents after the step are added to sum. */
-static void step_window(struct run *r, const struct sampler_plan *p, const struct sampler_denoiser *d,
-                        int step, int k, struct tensor latents, struct tensor sum)
+int sampler_windows_of(const struct run *r, const struct window_plan *w, int i)
+{
+    const int n = r->group ? r->group->windows.n : 1;
+    return i < w->n_windows ? (w->n_windows - 1 - i) / n + 1 : 0;
+}
+
+static struct tensor window_index(struct run *r, const struct sampler_plan *p, int step, int k)
 {
     int32_t list[WINDOW_LATENTS];
+    window_latents(&p->window, window_start(&p->window, step, k), list);
+    return run_write(r, list, DTYPE_I32, 1, SHAPE(WINDOW_LATENTS));
+}
+
+/* One window: its latents after the step are added to sum, or, where others add theirs too, left in keep. */
+static void step_window(struct run *r, const struct sampler_plan *p, const struct sampler_denoiser *d,
+                        int step, int k, struct tensor latents, struct tensor sum, struct tensor keep)
+{
     struct tensor v[SAMPLER_ROWS] = {TENSOR_NONE, TENSOR_NONE};
     run_push(r, "window %d", k);
     const size_t mark = run_mark(r);
-    window_latents(&p->window, window_start(&p->window, step, k), list);
-    struct tensor idx = run_write(r, list, DTYPE_I32, 1, SHAPE(WINDOW_LATENTS));
+    struct tensor idx = window_index(r, p, step, k);
     struct tensor x = op_gather(r, latents, 1, idx);
     d->predict(d->arg, r, step, k, x, v);
     op_euler(r, x, v[0], v[1], (float)sampler_guidance(p->steps, p->guidance, step),
              p->sigma[step + 1] - p->sigma[step]);
     if (p->round_bf16)
         op_round(r, x, DTYPE_BF16);
-    op_scatter_add(r, sum, 1, idx, x);
+    if (tensor_is_none(keep))
+        op_scatter_add(r, sum, 1, idx, x);
+    else
+        op_copy_into(r, keep, x);
     run_rewind(r, mark);
     run_pop(r);
+}
+
+/* Windows on several ranks: each computes its own, all add all, in the order of one rank. */
+static void shared_windows(struct run *r, const struct sampler_plan *p, const struct sampler_denoiser *d, int step,
+                           struct tensor latents, struct tensor sum)
+{
+    const struct comm_set *set = &r->group->windows;
+    const int64_t C = latents.shape[0], h = latents.shape[2], w = latents.shape[3], one = C * WINDOW_LATENTS * h * w;
+    const int n_windows = p->window.n_windows;
+    int64_t n[COMM_MAX];
+    for (int i = 0; i < set->n; i++)
+        n[i] = one * sampler_windows_of(r, &p->window, i);
+    struct tensor own = run_new(r, DTYPE_F32, 5, SHAPE(n[set->me] / one, C, WINDOW_LATENTS, h, w));
+    struct tensor all = run_new(r, DTYPE_F32, 5, SHAPE(n_windows, C, WINDOW_LATENTS, h, w));
+    for (int k = set->me; k < n_windows; k += set->n)
+        step_window(r, p, d, step, k, latents, sum, tensor_at(own, 0, k / set->n));
+    comm_all_gather(r, set, all, n, own);
+    for (int k = 0; k < n_windows; k++) {
+        int at = k / set->n;
+        for (int i = 0; i < k % set->n; i++)
+            at += sampler_windows_of(r, &p->window, i);
+        op_scatter_add(r, sum, 1, window_index(r, p, step, k), tensor_at(all, 0, at));
+    }
 }
 
 /* Windows of a step do not see each other's result. */
@@ -98,8 +136,11 @@ static void solve_step(struct run *r, const struct sampler_plan *p, const struct
         d->begin(d->arg, r, step);
     struct tensor sum = run_new(r, DTYPE_F32, latents.n_dims, latents.shape);
     op_fill(r, sum, 0);
-    for (int k = 0; k < p->window.n_windows; k++)
-        step_window(r, p, d, step, k, latents, sum);
+    if (r->group && r->group->windows.n > 1)
+        shared_windows(r, p, d, step, latents, sum);
+    else
+        for (int k = 0; k < p->window.n_windows; k++)
+            step_window(r, p, d, step, k, latents, sum, TENSOR_NONE);
     average(r, p, step, sum);
     op_copy_into(r, latents, sum);
     run_rewind(r, mark);
@@ -108,14 +149,15 @@ static void solve_step(struct run *r, const struct sampler_plan *p, const struct
 
 /* While planning, all steps of a kind cost the same: the second one is only counted. */
 struct cost {
-    double flops, bytes;
+    double flops, bytes, traffic;
     int64_t n_ops;
     bool known;
 };
 
 static struct cost cost_since(const struct run *r, const struct cost *before)
 {
-    return (struct cost){r->flops - before->flops, r->bytes - before->bytes, r->n_ops - before->n_ops, true};
+    return (struct cost){r->flops - before->flops, r->bytes - before->bytes, r->traffic - before->traffic,
+                         r->n_ops - before->n_ops, true};
 }
 
 static void plan_step(struct run *r, const struct sampler_plan *p, const struct sampler_denoiser *d, int step,
@@ -123,13 +165,14 @@ static void plan_step(struct run *r, const struct sampler_plan *p, const struct 
 {
     struct cost *c = &known[sampler_is_cached(step) ? 2 : sampler_is_late(step)];
     if (!c->known) {
-        const struct cost before = {r->flops, r->bytes, r->n_ops, true};
+        const struct cost before = {r->flops, r->bytes, r->traffic, r->n_ops, true};
         solve_step(r, p, d, step, latents);
         *c = cost_since(r, &before);
         return;
     }
     r->flops += c->flops;
     r->bytes += c->bytes;
+    r->traffic += c->traffic;
     r->n_ops += c->n_ops;
 }
 
@@ -142,6 +185,7 @@ int sampler_solve(struct run *r, const struct sampler_plan *p, const struct samp
             plan_step(r, p, d, step, latents, known);
             continue;
         }
+        comm_agree_cancel(r);
         solve_step(r, p, d, step, latents);
         run_tap(r, latents, "mid.step%02d", step);
         if (hooks && hooks->progress && !run_failed(r))

@@ -12,6 +12,9 @@
  * in the arena just above where it was at the call; all else is released. While planning (r.table NULL)
  * tensors need shapes only; steps of a kind that was planned already are counted, not walked again.
  *
+ * In a group (run.group) all ranks call with the same inputs and get the same result; windows are shared, tokens and guidance
+ * rows are where dit_forward.h says so. Each step begins with the question whether one of them is to stop.
+ *
  * run.cancel is looked at by every op. After each step the latents are shown to the tap as "mid.stepNN"
  * (0-based).
  *
@@ -84,13 +87,16 @@ struct sampler_plan {
 /* ERR_INVALID: steps, shift or guidance out of range. */
 int sampler_plan_init(struct sampler_plan *ret, const struct sampler_inputs *in, struct err *err);
 
+/* How many windows place i computes, where r's group shares them: k, k + ranks, ... from k = i on. */
+int sampler_windows_of(const struct run *r, const struct window_plan *w, int i);
+
 /* What sampler_solve asks of a network. Ops' errors stick to the run, so nothing is returned. */
 struct sampler_denoiser {
     void *arg;
-    /* Once a step, before its windows. What it takes from the arena lives until the step ends. May be NULL.
+    /* Once a step, before its windows, at every rank. What it takes from the arena lives until the step ends. May be NULL.
      */
     void (*begin)(void *arg, struct run *r, int step);
-    /* Velocities of window k for both rows, each like x [16, 33, h, w]; new, or none for row 1 (then v0 is
+    /* Velocities of window k (one of this rank's) for both rows, each like x [16, 33, h, w]; new, or none for row 1 (then v0 is
      * taken). */
     void (*predict)(void *arg, struct run *r, int step, int k, struct tensor x,
                     struct tensor ret_v[SAMPLER_ROWS]);

@@ -1,6 +1,7 @@
 #include "worker/model/vae.h"
 
 #include "common/mem.h"
+#include "kernels/comm/comm.h"
 #include "kernels/ops.h"
 
 struct vae {
@@ -142,8 +143,8 @@ static void vae_strips_blend(struct run *r, struct vae_strips *s, const struct v
     s->n_left = n_w;
 }
 
-/* x [T, H, W, C] in spatial tiles, row by row. */
-static struct tensor vae_space_tiled(struct run *r, const struct vae_way *w, struct tensor x)
+/* x [T, H, W, C] in spatial tiles, row by row. made: what the network makes of each tile, in that order; NULL: it is run here. */
+static struct tensor vae_space_tiled(struct run *r, const struct vae_way *w, struct tensor x, const struct tensor *made)
 {
     struct vae_cut c = vae_cut_of(w, false);
     int64_t t = vae_way_out(w, true, x.shape[0]), row = 0, column, at_y = 0, at_x, last_h = 0;
@@ -160,8 +161,9 @@ static struct tensor vae_space_tiled(struct run *r, const struct vae_way *w, str
         column = 0;
         at_x = 0;
         for (int64_t x0 = 0; x0 < x.shape[2] && !run_failed(r); x0 += c.step, column++, at_x += c.keep) {
-            struct tensor y =
-                w->piece(r, w->net, tensor_slice(band, 2, x0, vae_min(c.tile, x.shape[2] - x0)));
+            struct tensor y = made != NULL
+                                  ? *made++
+                                  : w->piece(r, w->net, tensor_slice(band, 2, x0, vae_min(c.tile, x.shape[2] - x0)));
             int64_t h = vae_min(c.keep, y.shape[1]), v = vae_min(c.keep, y.shape[2]);
             if (run_failed(r))
                 break;
@@ -183,9 +185,12 @@ static bool vae_space_is_tiled(const struct vae_way *w, struct tensor x)
     return x.shape[1] > tile || x.shape[2] > tile;
 }
 
-static struct tensor vae_space(struct run *r, const struct vae_way *w, struct tensor x, bool tiled)
+static struct tensor vae_space(struct run *r, const struct vae_way *w, struct tensor x, bool tiled,
+                               const struct tensor *made)
 {
-    return tiled && vae_space_is_tiled(w, x) ? vae_space_tiled(r, w, x) : w->piece(r, w->net, x);
+    if (tiled && vae_space_is_tiled(w, x))
+        return vae_space_tiled(r, w, x, made);
+    return made != NULL ? made[0] : w->piece(r, w->net, x);
 }
 
 /* Height (axis 1) or width (2) of what vae_space makes of x. */
@@ -197,42 +202,85 @@ static int64_t vae_space_out(const struct vae_way *w, struct tensor x, int axis,
                                              : vae_way_out(w, false, x.shape[axis]);
 }
 
+/* Temporal tiles as they are handed out, one after the other. */
+struct vae_film {
+    const struct vae_way *way;
+    struct vae_cut cut;
+    struct tensor before; /* the end of the tile before, to blend with */
+    int64_t n_before, done, max_out;
+    vae_frames_fn *take;
+    void *arg;
+};
+
+/* The tile that begins at input t0 and has n of them: makes out frames, keeps some. */
+struct vae_reel {
+    int64_t t0, n, out, keep;
+};
+
+static struct vae_film vae_film_start(struct run *r, const struct vae_way *w, struct tensor x, int64_t max_out,
+                                      vae_frames_fn *take, void *arg)
+{
+    struct vae_film f = {.way = w, .cut = vae_cut_of(w, true), .max_out = max_out, .take = take, .arg = arg};
+
+    f.before = run_new(r, DTYPE_F32, 4,
+                       SHAPE(f.cut.blend, vae_space_out(w, x, 1, true), vae_space_out(w, x, 2, true), w->channels));
+    return f;
+}
+
+/* The first tile at *t0 or behind of which something is kept, when `done` frames are out; false: no more. */
+static bool vae_film_reel(const struct vae_film *f, struct tensor x, int64_t *t0, int64_t done, struct vae_reel *ret)
+{
+    for (; *t0 < x.shape[0] && done < f->max_out; *t0 += f->cut.step) {
+        int64_t n = vae_min(f->cut.tile, x.shape[0] - *t0), out = vae_way_out(f->way, true, n) - (*t0 > 0);
+        if (out < 1) /* its only frame would be dropped */
+            continue;
+        *ret = (struct vae_reel){*t0, n, out, vae_min(vae_min(f->cut.keep + (*t0 == 0), out), f->max_out - done)};
+        *t0 += f->cut.step;
+        return true;
+    }
+    return false;
+}
+
+/* Blends the tile and hands it to take. made as for vae_space. */
+static int vae_film_next(struct run *r, struct vae_film *f, struct tensor x, const struct vae_reel *t,
+                         const struct tensor *made)
+{
+    size_t mark = run_mark(r);
+    struct tensor y;
+    int rc;
+
+    run_push(r, "frames from %lld", (long long)t->t0);
+    y = vae_space(r, f->way, tensor_slice(x, 0, t->t0, t->n), true, made);
+    if (run_failed(r))
+        return r->err.code;
+    if (t->t0 > 0) {
+        y = tensor_slice(y, 0, 1, t->out);
+        op_blend(r, y, tensor_slice(f->before, 0, 0, f->n_before), 0,
+                 vae_min(f->n_before, vae_min(f->cut.blend, t->out)));
+    }
+    rc = f->take(f->arg, r, tensor_slice(y, 0, 0, t->keep));
+    f->done += t->keep;
+    f->n_before = vae_min(f->cut.blend, t->out);
+    op_copy_into(r, tensor_slice(f->before, 0, 0, f->n_before), tensor_slice(y, 0, t->out - f->n_before, f->n_before));
+    run_pop(r);
+    run_rewind(r, mark);
+    return rc;
+}
+
 /* The video of x [T, H, W, C] in temporal tiles, each handed to take once it is final. */
 static int vae_time_tiled(struct run *r, const struct vae_way *w, struct tensor x, int64_t max_out,
                           vae_frames_fn *take, void *arg)
 {
-    struct vae_cut c = vae_cut_of(w, true);
-    size_t start = run_mark(r), mark;
-    struct tensor before =
-        run_new(r, DTYPE_F32, 4,
-                SHAPE(c.blend, vae_space_out(w, x, 1, true), vae_space_out(w, x, 2, true), w->channels));
-    int64_t n_before = 0, done = 0;
+    size_t start = run_mark(r);
+    struct vae_film f = vae_film_start(r, w, x, max_out, take, arg);
+    struct vae_reel t;
+    int64_t t0 = 0;
     int rc = 0;
 
-    mark = run_mark(r);
-    for (int64_t t0 = 0; t0 < x.shape[0] && done < max_out && rc == 0 && !run_failed(r); t0 += c.step) {
-        int64_t n = vae_min(c.tile, x.shape[0] - t0), out = vae_way_out(w, true, n) - (t0 > 0), keep;
-        struct tensor y;
-        if (out < 1) /* its only frame would be dropped */
-            continue;
-        run_push(r, "frames from %lld", (long long)t0);
-        y = vae_space(r, w, tensor_slice(x, 0, t0, n), true);
-        if (run_failed(r))
-            break;
-        if (t0 > 0) {
-            y = tensor_slice(y, 0, 1, out);
-            op_blend(r, y, tensor_slice(before, 0, 0, n_before), 0, vae_min(n_before, vae_min(c.blend, out)));
-        }
-        keep = vae_min(vae_min(c.keep + (t0 == 0), out), max_out - done);
-        rc = take(arg, r, tensor_slice(y, 0, 0, keep));
-        done += keep;
-        n_before = vae_min(c.blend, out);
-        op_copy_into(r, tensor_slice(before, 0, 0, n_before), tensor_slice(y, 0, out - n_before, n_before));
-        run_pop(r);
-        run_rewind(r, mark);
-    }
+    while (rc == 0 && !run_failed(r) && vae_film_reel(&f, x, &t0, f.done, &t))
+        rc = vae_film_next(r, &f, x, &t, NULL);
     run_rewind(r, start);
-    return rc;
+    return run_failed(r) ? 0 : rc;
 }
 
 /* ---- encode ---- */
@@ -277,7 +325,7 @@ struct tensor vae_encode(struct run *r, const struct vae *v, struct tensor x, bo
     if (in_time)
         vae_time_tiled(r, &w, x, INT64_MAX, vae_collect_take, &all);
     else
-        vae_collect_take(&all, r, vae_space(r, &w, x, tiled));
+        vae_collect_take(&all, r, vae_space(r, &w, x, tiled, NULL));
     run_rewind(r, mark);
     return all.all;
 }
@@ -296,7 +344,184 @@ struct tensor vae_sample(struct run *r, const struct vae *v, struct tensor momen
     return op_gauss(r, mean, logvar, noise, scale);
 }
 
+/* ---- tiles on several ranks ---- */
+
+/* A tile that the network runs on: of which temporal tile, where in it, at which rank. */
+struct vae_unit {
+    struct tensor x; /* [T, H, W, C], a view of the input */
+    struct tensor y; /* its result at rank 0 */
+    int rank;
+};
+
+/* Some temporal tiles at once, so that every rank has something to do. */
+struct vae_batch {
+    const struct vae_way *way;
+    struct vae_unit *unit; /* owned */
+    struct tensor *made;   /* owned, at rank 0: the units' results in order */
+    int64_t n, most, each; /* units, room for them, units of a temporal tile */
+};
+
+static void vae_batch_done(struct vae_batch *b)
+{
+    mem_free(b->unit);
+    mem_free(b->made);
+}
+
+/* At least one unit for each rank, where there are so many. */
+static bool vae_batch_init(struct run *r, struct vae_batch *b, const struct vae_way *w, struct tensor x, bool tiled)
+{
+    int64_t step = vae_cut_of(w, false).step, n = r->group->size;
+
+    *b = (struct vae_batch){.way = w, .each = 1};
+    if (tiled && vae_space_is_tiled(w, x))
+        b->each = (x.shape[1] + step - 1) / step * ((x.shape[2] + step - 1) / step);
+    b->most = (n + b->each - 1) / b->each * b->each;
+    b->unit = mem_calloc((size_t)b->most, sizeof(*b->unit));
+    b->made = mem_calloc((size_t)b->most, sizeof(*b->made));
+    if (b->unit == NULL || b->made == NULL)
+        run_fail(r, ERR_NOMEM, "no memory for a list of %lld tiles", (long long)b->most);
+    return !run_failed(r);
+}
+
+/* The tiles of a temporal tile x. */
+static void vae_batch_add(struct vae_batch *b, struct tensor x)
+{
+    struct vae_cut c = vae_cut_of(b->way, false);
+
+    if (b->each == 1) {
+        b->unit[b->n++].x = x;
+        return;
+    }
+    for (int64_t y0 = 0; y0 < x.shape[1]; y0 += c.step) {
+        struct tensor band = tensor_slice(x, 1, y0, vae_min(c.tile, x.shape[1] - y0));
+        for (int64_t x0 = 0; x0 < x.shape[2]; x0 += c.step)
+            b->unit[b->n++].x = tensor_slice(band, 2, x0, vae_min(c.tile, x.shape[2] - x0));
+    }
+}
+
+static int64_t vae_unit_shape(const struct vae_way *w, struct tensor x, int64_t shape[4])
+{
+    shape[0] = vae_way_out(w, true, x.shape[0]);
+    shape[1] = vae_way_out(w, false, x.shape[1]);
+    shape[2] = vae_way_out(w, false, x.shape[2]);
+    shape[3] = w->channels;
+    return shape[0] * shape[1] * shape[2] * shape[3];
+}
+
+/* Each unit, in order, to the rank that has least to do: the same at every rank. */
+static void vae_batch_assign(struct vae_batch *b, int n, int64_t count[COMM_MAX])
+{
+    int64_t shape[4];
+
+    for (int i = 0; i < n; i++)
+        count[i] = 0;
+    for (int64_t u = 0; u < b->n; u++) {
+        int least = 0;
+        for (int i = 1; i < n; i++)
+            least = count[i] < count[least] ? i : least;
+        b->unit[u].rank = least;
+        count[least] += vae_unit_shape(b->way, b->unit[u].x, shape);
+    }
+}
+
+/* Runs this rank's units; their results, one behind the other, in own. */
+static void vae_batch_work(struct run *r, const struct vae_batch *b, struct tensor own)
+{
+    int64_t shape[4], at = 0;
+
+    for (int64_t u = 0; u < b->n && !run_failed(r); u++) {
+        size_t mark = run_mark(r);
+        if (b->unit[u].rank != r->group->rank)
+            continue;
+        int64_t n = vae_unit_shape(b->way, b->unit[u].x, shape);
+        op_copy_into(r, tensor_view(tensor_slice(own, 0, at, n), 4, shape), b->way->piece(r, b->way->net, b->unit[u].x));
+        at += n;
+        run_rewind(r, mark);
+    }
+}
+
+/* Computes the batch and leaves the results in b->made at rank 0. */
+static void vae_batch_run(struct run *r, struct vae_batch *b)
+{
+    const struct comm_set *set = &r->group->all;
+    int64_t count[COMM_MAX], at[COMM_MAX], all = 0, shape[4];
+    struct tensor room = TENSOR_NONE, own;
+
+    comm_agree_cancel(r);
+    vae_batch_assign(b, set->n, count);
+    for (int i = 0; i < set->n; all += count[i++])
+        at[i] = all;
+    if (set->me == 0)
+        room = run_new(r, DTYPE_F32, 1, SHAPE(all));
+    own = run_new(r, DTYPE_F32, 1, SHAPE(count[set->me]));
+    vae_batch_work(r, b, own);
+    comm_gather(r, set, 0, room, count, own);
+    for (int64_t u = 0; u < b->n && set->me == 0; u++) {
+        int64_t n = vae_unit_shape(b->way, b->unit[u].x, shape);
+        b->made[u] = tensor_view(tensor_slice(room, 0, at[b->unit[u].rank], n), 4, shape);
+        at[b->unit[u].rank] += n;
+    }
+}
+
+/* Temporal tiles in batches; rank 0 blends them and hands them out. */
+static int vae_time_shared(struct run *r, struct vae_batch *b, struct tensor x, int64_t max_out, vae_frames_fn *take,
+                           void *arg)
+{
+    struct vae_film f = vae_film_start(r, b->way, x, max_out, take, arg);
+    struct vae_reel reel[COMM_MAX];
+    int64_t t0 = 0, done = 0;
+    bool more = true;
+    int rc = 0, n;
+
+    while (more && rc == 0 && !run_failed(r)) {
+        size_t mark = run_mark(r);
+        b->n = 0;
+        for (n = 0; b->n < b->most && (more = vae_film_reel(&f, x, &t0, done, &reel[n])); done += reel[n++].keep)
+            vae_batch_add(b, tensor_slice(x, 0, reel[n].t0, reel[n].n));
+        if (n > 0)
+            vae_batch_run(r, b);
+        for (int i = 0; i < n && r->group->rank == 0 && rc == 0 && !run_failed(r); i++)
+            rc = vae_film_next(r, &f, x, &reel[i], b->made + i * b->each);
+        run_rewind(r, mark);
+    }
+    return rc;
+}
+
+static int vae_space_shared(struct run *r, struct vae_batch *b, struct tensor x, bool tiled, int64_t max,
+                            vae_frames_fn *take, void *arg)
+{
+    struct tensor y;
+
+    vae_batch_add(b, x);
+    vae_batch_run(r, b);
+    if (run_failed(r) || r->group->rank > 0)
+        return 0;
+    y = vae_space(r, b->way, x, tiled, b->made);
+    return run_failed(r) ? 0 : take(arg, r, tensor_slice(y, 0, 0, vae_min(max, y.shape[0])));
+}
+
 /* ---- decode ---- */
+
+static bool vae_time_is_tiled(const struct vae *v, struct tensor z, bool tiled)
+{
+    return tiled && z.shape[0] > v->net.config.tile_frames / v->net.config.time_ratio;
+}
+
+static int vae_decode_shared(struct run *r, const struct vae *v, struct tensor z, bool tiled, int64_t max,
+                             vae_frames_fn *take, void *arg)
+{
+    struct vae_way w = vae_way_of(v, false);
+    struct vae_batch b;
+    int rc = 0;
+
+    if (vae_batch_init(r, &b, &w, z, tiled))
+        rc = vae_time_is_tiled(v, z, tiled) ? vae_time_shared(r, &b, z, max, take, arg)
+                                            : vae_space_shared(r, &b, z, tiled, max, take, arg);
+    vae_batch_done(&b);
+    if (rc < 0)
+        comm_abort(r->group->comm, rc, run_failed(r) ? r->err.text : "frames were not taken");
+    return rc;
+}
 
 int vae_decode(struct run *r, const struct vae *v, struct tensor z, bool tiled, int64_t max_frames,
                vae_frames_fn *take, void *arg)
@@ -307,10 +532,12 @@ int vae_decode(struct run *r, const struct vae *v, struct tensor z, bool tiled, 
     struct tensor y;
     int rc = 0;
 
-    if (tiled && z.shape[0] > v->net.config.tile_frames / v->net.config.time_ratio) {
+    if (r->group != NULL) {
+        rc = vae_decode_shared(r, v, z, tiled, max, take, arg);
+    } else if (vae_time_is_tiled(v, z, tiled)) {
         rc = vae_time_tiled(r, &w, z, max, take, arg);
     } else {
-        y = vae_space(r, &w, z, tiled);
+        y = vae_space(r, &w, z, tiled, NULL);
         if (!run_failed(r))
             rc = take(arg, r, tensor_slice(y, 0, 0, vae_min(max, y.shape[0])));
     }

@@ -46,7 +46,8 @@ struct tensor vae_sample(struct run *r, const struct vae *v, struct tensor momen
 /* Takes the next frames y [n, H, W, 3], about -1..1, not clamped; lent. Non-zero (an ERR_*) stops. */
 typedef int vae_frames_fn(void *arg, struct run *r, struct tensor y);
 
-/* z [T, h, w, C], not scaled; in order, at most max_frames frames (0: all). Returns the run's error or
+/* In a group (run.group) all ranks call with the same z; each runs some of the tiles and rank 0 alone is given frames.
+ * z [T, h, w, C], not scaled; in order, at most max_frames frames (0: all). Returns the run's error or
  * take's. */
 int vae_decode(struct run *r, const struct vae *v, struct tensor z, bool tiled, int64_t max_frames,
                vae_frames_fn *take, void *arg);
