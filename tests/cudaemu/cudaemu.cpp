@@ -65,7 +65,8 @@ struct thread {
 
 static struct {
     struct thread threads[THREADS_MAX];
-    std::vector<struct fiber *> idle;
+    struct fiber fibers[THREADS_MAX], *idle[THREADS_MAX];
+    int n_fibers, n_idle;
     struct fiber main;
     const void *main_stack;
     size_t main_size;
@@ -293,9 +294,10 @@ static void fiber_main(void)
     }
 }
 
+/* At most as many as a block has threads; kept for the next. */
 static struct fiber *fiber_new(void)
 {
-    struct fiber *f = new fiber();
+    struct fiber *f = &e.fibers[e.n_fibers++];
     char *p = (char *)mmap(NULL, STACK + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED || mprotect(p, PAGE, PROT_NONE) != 0)
         die("no memory for a thread's stack");
@@ -416,17 +418,14 @@ static void sync_done(void)
 static void resume(struct thread *t)
 {
     if (t->is == FRESH) {
-        if (e.idle.empty())
-            e.idle.push_back(fiber_new());
-        t->fiber = e.idle.back();
-        e.idle.pop_back();
+        t->fiber = e.n_idle ? e.idle[--e.n_idle] : fiber_new();
         t->is = READY;
     }
     cudaemu_now = &t->id;
     go(&e.main, t->fiber);
     if (t->is != ENDED)
         return;
-    e.idle.push_back(t->fiber);
+    e.idle[e.n_idle++] = t->fiber;
     for (int i = t->id.number / 32 * 32, lane = 0; lane < 32 && i < e.n; lane++, i++) { /* it may have been waited for */
         if (e.threads[i].is == AT_WARP)
             warp_done(&e.threads[i]);
