@@ -20,7 +20,7 @@
  * With `hold` a new connection is closed to ordinary commands until redis_async_ready: on_up has the server checked
  * (redis_async_check) and may load what is missing first.
  *
- * Replies are lent for the time of the callback. This file, redis_async.c and redis_link.c are the door to hiredis' async
+ * Replies are lent for the time of the callback. redis_async*.c and redis_link.c are the door to hiredis' async
  * half (0.14 has no deadlines of its own).
  */
 #ifndef DISPATCHER_REDIS_ASYNC_H

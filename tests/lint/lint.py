@@ -42,7 +42,7 @@ MAY = {  # folder: folders it may include
 DOORS = {  # start of a system include: where it may stand (regular expressions)
     "jansson": r"common/json\.h",
     "msgpack": r"common/pack\.c",
-    "hiredis": r"dispatcher/redis_(async|link)\.c|common/redis_(sync|find)\.c",
+    "hiredis": r"dispatcher/redis_(async|async_reply|link)\.c|common/redis_(sync|find)\.c",
     "uv.h": r"dispatcher/.*|cli/.*",
     "microhttpd": r"dispatcher/.*",
     "libav": r"worker/media/.*",
