@@ -183,10 +183,11 @@ def fairness(q, a, rng):
     q.tenants(weights)
     world = World(q, a.workers, rng)
     world.teach()
+    depth = max(8, 4 * a.workers // a.tenants)  # more than anybody may start at once: then all always wait
     lengths = {t: rng.choice((5, 20, 60)) for t in weights}  # one sends long jobs, another short ones
 
     def more():
-        world.submit([(t, 5, lengths[t] * rng.uniform(0.5, 1.5)) for t in weights for _ in range(8 - world.waiting[t])])
+        world.submit([(t, 5, lengths[t] * rng.uniform(0.5, 1.5)) for t in weights for _ in range(depth - world.waiting[t])])
 
     more()
     world.hand_out()
