@@ -39,6 +39,7 @@ local function finish_stopped(b, t, id, job, what)
     return state
 end
 
+local AGAIN_MS = 3600000
 local TRASH_MS = 60000 -- who deletes removes the files too; who died over it is followed by another after so long
 local OBEY_MS = 30000 -- a worker that was asked to stop has so long
 
@@ -298,8 +299,13 @@ local function delete(keys, args)
     return answer('OK')
 end
 
+-- The files are gone. Once more, an hour later, somebody looks: a worker that did not know of the deletion may have published
+-- and died before it heard.
 local function forgot(keys, args)
-    redis.call('ZREM', keys[1] .. ':trash', cmsgpack.unpack(args[1]).id)
+    local b, a, t = keys[1], cmsgpack.unpack(args[1]), now()
+    if redis.call('ZREM', b .. ':trash', a.id) == 1 then
+        redis.call('ZADD', b .. ':again', t + AGAIN_MS, a.id)
+    end
     return answer('OK')
 end
 

@@ -131,6 +131,10 @@ local function expire(keys, args)
     for _, id in ipairs(trash) do
         redis.call('ZADD', b .. ':trash', t + TRASH_MS, id)
     end
+    for _, id in ipairs(due(b, ':again', t, a.max)) do
+        redis.call('ZREM', b .. ':again', id)
+        trash[#trash + 1] = id
+    end
     local waiting = redis.call('ZCARD', b .. ':wait')
     if waiting > 0 and redis.call('LLEN', b .. ':wake') == 0 then
         wake(b) -- a token that was lost with the worker that took it

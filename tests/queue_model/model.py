@@ -12,7 +12,7 @@ import math
 from parts import (
     average, CLASSES_MAX, DAY_MS, DEATHS_MAX, Delivery, ENDED, GAP_MS, GRACE_MS,
     HOLD_MS, HOOK_PROGRESS_MS, IDLE_MS, Job, LATE_MAX, LOG_MAX, need, OBEY_MS,
-    Tenant, TRASH_MS, WARM_MS, words, Worker,
+    AGAIN_MS, Tenant, TRASH_MS, WARM_MS, words, Worker,
 )
 from people import People
 
@@ -31,6 +31,7 @@ class Model(People):
         self.forming = {}                   # host: (job, {worker: when it asked})
         self.ticked, self.grace = None, 0
         self.trash = {}                     # deleted, the files are still to go: when somebody should see to it
+        self.again = {}                     # their files are gone: when to look once more
         self.n, self.claims = {}, 0
         self.events = []                    # of this call: (id, what, state, attempt)
         self.hooks, self.taken = [], []     # deliveries that wait; (id, hold) of those that were taken
@@ -333,7 +334,8 @@ class Model(People):
         del self.jobs[job.id]
 
     def do_forgot(self, a, _, got):
-        self.trash.pop(a["id"], None)
+        if self.trash.pop(a["id"], None) is not None:
+            self.again[a["id"]] = self.now + AGAIN_MS
         need(got["r"] == "OK", "forgot")
 
     def do_pause(self, a, _, got):
@@ -694,7 +696,10 @@ class Model(People):
         due = sorted((t, id) for id, t in self.trash.items() if t <= self.now)[:a["max"]]
         for _, id in due:
             self.trash[id] = self.now + TRASH_MS
-        need(list(got["forget"]) == [id for _, id in due], "files to go: %s", due)
+        late = sorted((t, id) for id, t in self.again.items() if t <= self.now)[:a["max"]]
+        for _, id in late:
+            del self.again[id]
+        need(list(got["forget"]) == [id for _, id in due + late], "files to go: %s", due + late)
 
     # ---- webhooks ----
 

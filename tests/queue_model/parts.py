@@ -1,6 +1,7 @@
 """What the model is made of: jobs, tenants, workers, deliveries; and how a difference is said."""
 ENDED = ("done", "failed", "cancelled", "timed_out")
 OBEY_MS, GAP_MS, GRACE_MS, TRASH_MS, DAY_MS = 30000, 3000, 5000, 60000, 86400000
+AGAIN_MS = 3600000
 CALLS = ("n_lost", "n_refused", "n_cached", "n_late")  # counted by the one who sends twice
 IDLE_MS = 1500  # a worker that asked so long ago is idle no more
 WARM_MS, HOLD_MS, HOOK_PROGRESS_MS, DEATHS_MAX, LATE_MAX, LOG_MAX, CLASSES_MAX = 500, 5000, 500, 3, 4, 64, 256

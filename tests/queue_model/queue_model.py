@@ -148,6 +148,7 @@ class Run:
                 clock[j.id] = j.clock
         need(k.get("lease") == lease, "leases: %s, not %s", k.get("lease"), lease)
         need(k.get("trash") == m.trash, "trash: %s, not %s", k.get("trash"), m.trash)
+        need(k.get("again") == m.again, "again: %s, not %s", k.get("again"), m.again)
         need(k.get("clock") == clock, "clock: %s, not %s", k.get("clock"), clock)
         for state, limit in (("", 3), ("failed", 1), ("queued", 2)):
             self.walk(state, limit)
@@ -185,6 +186,7 @@ class Run:
             self.step("forgot", {"id": job}, None, 0)
         for worker in sorted(m.workers):
             self.step("bye", {"worker": worker}, None, 0)
+        self.step("expire", {"max": 1000}, None, 3700000)
         self.pass_time(100000)
         self.check_state()
         keys.check_empty(keys.Keys(self.link, QUEUE))

@@ -30,6 +30,7 @@ GOOD = [
     ("1 job, deadlines, 3 fails or deaths, 2 late requests", "queue", ONE),
     ("every accepted job ends (LTL)", "queue", LIVE),
     ("3 workers of a host, a job for 2 and one for 1", "gang", ""),
+    ("records and files: delete, retry, late workers", "files", ""),
 ]
 FULL = [
     ("2 workers, 2 jobs, run deadlines", "queue", TWO + " RUN_DEADLINE"),
@@ -51,6 +52,10 @@ BROKEN = [
     ("NO_FENCE", "gang", "", "only_the_owner_writes"),
     ("TAKES_BUSY", "gang", "", "no_rank_for_the_busy"),
     ("LEAVES_EARLY", "gang", "", "only_deaths_count"),
+    ("FILES_FIRST", "files", "", "a_result_has_its_files"),
+    ("FORGETS_WHAT_IS_NOT_DUE", "files", "", "only_the_due_is_forgotten"),
+    ("NO_TRASH", "files", "", "no_files_without_a_job"),
+    ("NO_SECOND_LOOK", "files", "", "no_files_without_a_job"),
 ]
 
 
