@@ -38,8 +38,8 @@
     X(worker_renewed, "a renewal was answered")                                                            \
     X(worker_reported, "a progress report was answered")                                                   \
     X(worker_hello, "before the worker's entry is sent")                                                   \
-    X(worker_expired, "expire was answered, what it names to forget is there")                             \
-    X(worker_forget, "the files of a forgotten job are gone, its record is there")                         \
+    X(worker_expired, "expire was answered, what it names is there")                                       \
+    X(worker_forget, "the files of a deleted job are gone, the queue does not know")                       \
     X(worker_bye, "before the worker takes its entry out")                                                 \
     X(dispatcher_upload, "in the middle of a body")                                                        \
     X(dispatcher_body, "the inputs have their names, no job is submitted")                                 \
@@ -48,10 +48,10 @@
     X(dispatcher_replied, "the client's answer is ready, perhaps not on its way")                          \
     X(dispatcher_cancel, "before a cancel is sent")                                                        \
     X(dispatcher_cancelled, "the cancel was answered, the client was not")                                 \
-    X(dispatcher_delete, "the files of a job are deleted, its record is there")                            \
+    X(dispatcher_delete, "a job and its files are deleted, the queue does not know")                       \
     X(dispatcher_expire, "before expire is sent")                                                          \
-    X(dispatcher_expired, "expire was answered, what it names to forget is there")                         \
-    X(dispatcher_forget, "the files of forgotten jobs are gone, their records are there")                  \
+    X(dispatcher_expired, "expire was answered, what it names is there")                                   \
+    X(dispatcher_forget, "the files of deleted jobs are gone, the queue does not know")                    \
     X(dispatcher_event, "an event was read, nobody was told")                                              \
     X(dispatcher_frame, "in the middle of a stream of events")                                             \
     X(webhook_taken, "deliveries were taken, none is sent")                                                \

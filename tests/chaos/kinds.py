@@ -14,7 +14,7 @@ FREE = ["worker_claim", "worker_settled", "worker_released", "worker_hello", "wo
 DISPATCHER = ["dispatcher_upload", "dispatcher_body", "dispatcher_submit", "dispatcher_submitted", "dispatcher_replied",
               "dispatcher_expire", "dispatcher_expired", "dispatcher_event", "dispatcher_frame", "dispatcher_delete",
               "blob_add", "blob_sync", "blob_rename", "blob_renamed", "blob_remove"]
-DISPATCHER_SENT = ["submit", "expire", "delete", "get"]
+DISPATCHER_SENT = ["submit", "expire", "delete", "get", "forgot"]
 CANCELLING = ["dispatcher_cancel", "dispatcher_cancelled"]
 OFTEN = {"worker_stage": 7, "worker_denoise": 8, "worker_frames": 3, "worker_claim": 3, "worker_renewed": 3,
          "worker_reported": 2, "dispatcher_upload": 6, "dispatcher_event": 8, "dispatcher_frame": 6, "dispatcher_expire": 2,

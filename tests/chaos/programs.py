@@ -69,7 +69,7 @@ def sent(function, nth=1, act="kill"):
     """The command is sent, its answer is never seen: the process dies, or the answer is lost."""
     f = shim("%s:%s" % ("sent" if act == "kill" else "lost", function),
              "op=send path=troupe_%s nth=%d do=%s" % (function, nth, act), kills=act == "kill")
-    f.late = function == "delete"
+    f.late = function in ("delete", "forgot")
     if function == "release":
         f.term = "busy"
     return f

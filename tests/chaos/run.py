@@ -227,9 +227,20 @@ class Run:
         if self.forgets:
             self.wait_forgotten(redis)
         self.all_of(Job.delete)
+        self.empty_trash(redis)
         unsynced = set().union(*(j.lost_ids for j in self.jobs))  # Redis cannot name their files any more
         self.errors += checks.all_deleted(redis, self.volume, unsynced)
         self.sweep()
+
+    def empty_trash(self, redis):
+        """What nobody could say of files that are gone is asked again after a minute, which is over now."""
+        while redis("EXISTS", "{avatar}:trash") and time.time() < self.deadline:
+            for job in redis("ZRANGE", "{avatar}:trash", 0, -1):
+                redis("ZADD", "{avatar}:trash", "XX", 0, job)
+            until_s = time.time() + 1.2
+            while time.time() < until_s and redis("EXISTS", "{avatar}:trash"):
+                self.look()
+                time.sleep(TICK_S)
 
     def wait_forgotten(self, redis):
         while redis("EXISTS", "{avatar}:all") and time.time() < self.deadline:
