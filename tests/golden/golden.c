@@ -222,6 +222,37 @@ void golden_note(struct golden *g, const char *what, double share)
     }
 }
 
+/* Kept by the rank that was alone, compared by those that share the case. Results only: between them a rank has its own rows,
+ * and the stored ones in the place of the others. */
+static void keep_or_compare(struct golden *g, const char *name, struct tensor got)
+{
+    struct golden_report *r = g->report;
+    const int64_t n = tensor_count(got);
+    if (!str_starts(name, "out."))
+        return;
+    for (int i = 0; r->kept && i < r->kept->n; i++) {
+        const struct golden_kept_one *k = &r->kept->one[i];
+        for (int64_t e = 0; strcmp(k->name, name) == 0 && n == k->n && e < n; e++) {
+            const double d = fabs(element(got, e) - k->value[e]);
+            if (!(d <= r->apart)) {
+                r->apart = d;
+                str_copy(r->apart_name, sizeof r->apart_name, name);
+            }
+        }
+    }
+    if (!r->keep || r->keep->n == GOLDEN_MAX_KEPT)
+        return;
+    struct golden_kept_one *k = &r->keep->one[r->keep->n];
+    k->value = mem_calloc((size_t)n + 1, sizeof *k->value);
+    if (!k->value)
+        return;
+    r->keep->n++;
+    k->n = n;
+    str_copy(k->name, sizeof k->name, name);
+    for (int64_t e = 0; e < n; e++)
+        k->value[e] = element(got, e);
+}
+
 static void compare(struct golden *g, const char *name, struct tensor want, struct tensor got)
 {
     double atol = 0, rtol = 0, worst = 0;
@@ -244,6 +275,7 @@ static void compare(struct golden *g, const char *name, struct tensor want, stru
         }
     }
     golden_note(g, name, worst);
+    keep_or_compare(g, name, got);
     if (worst > 1)
         golden_fail(g, "%s[%lld]: %.9g made, %.9g stored, bound %g + %g |x|", name, (long long)at,
                     element(got, at), element(want, at), atol, rtol);

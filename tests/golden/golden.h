@@ -38,6 +38,7 @@ typedef void golden_fn(struct golden *g);
 struct golden_kind {
     const char *kind;
     golden_fn *fn;
+    bool shares; /* ranks share its work: what --ranks runs. There run->group says who this is */
 };
 
 /* Stored tensor as f32 (floats) or i32 (integers, bools) in the arena; missing: sticky failure and an empty tensor. */

@@ -369,9 +369,40 @@ static void fn_final(struct golden *g, const struct dit *d)
  * computed by us: the stored ones stay in their place. */
 struct watch {
     struct golden *g;
+    struct dit_share share[2]; /* of each row; set NULL: all tokens are here */
     struct tensor image[MAX_BLOCKS], single[MAX_BLOCKS];
     int seen[2][MAX_BLOCKS];
 };
+
+/* t, this rank's rows, to where they belong in all [tokens, H]. */
+static void place(struct run *r, const struct dit_share *share, struct tensor all, struct tensor t)
+{
+    const int64_t frames = share->T + 1, N = frames * share->P, mine = frames * share->n, H = t.shape[1];
+    if (!share->set) {
+        op_copy_into(r, tensor_slice(all, 0, 0, t.shape[0]), t);
+        return;
+    }
+    struct tensor image = tensor_view(tensor_slice(all, 0, 0, N), 3, SHAPE(frames, share->P, H));
+    op_copy_into(r, tensor_slice(image, 1, share->at, share->n),
+                 tensor_view(tensor_slice(t, 0, 0, mine), 3, SHAPE(frames, share->n, H)));
+    if (t.shape[0] > mine)
+        op_copy_into(r, tensor_slice(all, 0, N + share->text_at, share->n_text), tensor_slice(t, 0, mine, share->n_text));
+}
+
+/* The way back: this rank's rows of all, new. */
+static struct tensor own_rows(struct run *r, const struct dit_share *share, struct tensor all)
+{
+    const int64_t N = (share->T + 1) * share->P;
+    const struct tensor list[2] = {dit_share_rows(r, share, tensor_slice(all, 0, 0, N)),
+                                   tensor_slice(all, 0, N + share->text_at, share->n_text)};
+    return op_concat(r, list, 2, 0);
+}
+
+/* The row that this rank computes first. */
+static int first_row(const struct run *r)
+{
+    return dit_forward_has_row(r, 0) ? 0 : 1;
+}
 
 static void watch_tap(void *arg, struct run *r, const char *name, struct tensor t)
 {
@@ -381,9 +412,9 @@ static void watch_tap(void *arg, struct run *r, const char *name, struct tensor 
     if ((!image && sscanf(name, "dit.single%d", &i) != 1) || i >= MAX_BLOCKS)
         return;
     struct tensor all = image ? w->image[i] : w->single[i];
-    const int row = w->seen[!image][i]++;
+    const int row = first_row(r) + w->seen[!image][i]++;
     if (!tensor_is_none(all) && row < 2)
-        op_copy_into(r, tensor_slice(tensor_at(all, 0, row), 0, 0, t.shape[0]), t);
+        place(r, &w->share[row], tensor_at(all, 0, row), t);
 }
 
 static void watch_name(char *name, size_t size, bool image, int i)
@@ -397,7 +428,7 @@ static void watch_start(struct golden *g, struct watch *w, const struct dit *d)
     for (int i = 0; i < d->dims.n_double + d->dims.n_single && i < MAX_BLOCKS; i++) {
         watch_name(name, sizeof(name), true, i);
         if (golden_has(g, name))
-            w->image[i] = new_like(g, name);
+            w->image[i] = g->run->group ? golden_in(g, name) : new_like(g, name);
         watch_name(name, sizeof(name), false, i);
         if (golden_has(g, name))
             w->single[i] = golden_in(g, name);
@@ -416,7 +447,7 @@ static void watch_check(struct golden *g, struct watch *w)
             struct tensor t = kind ? w->single[i] : w->image[i];
             if (tensor_is_none(t) || w->seen[kind][i] == 0)
                 continue;
-            if (w->seen[kind][i] == 1)
+            if (w->seen[kind][i] == 1 && dit_forward_has_row(g->run, 0) && dit_forward_has_row(g->run, 1))
                 op_copy_into(g->run, tensor_at(t, 0, 1), tensor_at(t, 0, 0));
             watch_name(name, sizeof(name), !kind, i);
             golden_check(g, name, t);
@@ -480,23 +511,32 @@ static void predict(struct golden *g, const struct dit *d, struct golden *inputs
     struct run *r = g->run;
     struct dit_scene scene = {0};
     struct dit_row rows[2];
-    static struct watch watch;
+    struct watch *watch = mem_zalloc(sizeof(*watch));
     set_scene(inputs, d, &scene, rows);
-    if (inputs->err.code) {
-        err_set(&g->err, inputs->err.code, "%s", inputs->err.text);
+    if (inputs->err.code || !watch) {
+        err_set(&g->err, inputs->err.code ? inputs->err.code : ERR_NOMEM, "%s", inputs->err.text);
+        mem_free(watch);
         return;
     }
+    watch->g = g;
     struct tensor cache = golden_in(g, "mid.cache"), out = new_like(g, "out.x"), x[2], v[2];
-    for (int row = 0; row < 2; row++)
+    for (int row = 0; row < 2; row++) {
+        struct dit_share *share = &watch->share[row];
         x[row] = tensor_slice(tensor_at(cache, 0, row), 0, 0, scene.picture.N + rows[row].text.shape[0]);
-    watch = (struct watch){.g = g};
-    watch_start(g, &watch, d);
+        if (dit_forward_share(r, &scene.picture, rows[row].text.shape[0], share))
+            x[row] = run_new(r, DTYPE_F32, 2, SHAPE(scene.picture.N + share->n_text, d->dims.hidden));
+    }
+    watch_start(g, watch, d);
     dit_forward_pair(r, &scene, rows, in_row(inputs, "in.x", 0), x, v);
-    watch_check(g, &watch);
-    golden_check(g, "mid.cache", cache);
-    for (int row = 0; row < 2; row++)
+    watch_check(g, watch);
+    for (int row = 0; row < 2; row++) {
+        if (watch->share[row].set && dit_forward_has_row(r, row))
+            place(r, &watch->share[row], tensor_at(cache, 0, row), x[row]);
         op_copy_into(r, tensor_at(out, 0, row), v[row]);
+    }
+    golden_check(g, "mid.cache", cache);
     golden_check(g, "out.x", out);
+    mem_free(watch);
 }
 
 static void fn_forward(struct golden *g, const struct dit *d)
@@ -527,28 +567,54 @@ static void case_forward_fp8(struct golden *g)
     with_net(g, true, fn_forward_fp8);
 }
 
+static int64_t valid_text(struct golden *g, int row)
+{
+    int64_t S, n = 0;
+    uint8_t *mask = mask_row(g, row, &S);
+    for (int64_t i = 0; mask && i < S; i++)
+        n += mask[i];
+    mem_free(mask);
+    return n;
+}
+
+/* The positions of a prediction, and how tokens are spread. */
+static void set_grid(struct golden *g, struct dit_scene *scene, struct dit_share *share)
+{
+    struct run *r = g->run;
+    struct dit_picture *p = &scene->picture;
+    op_rope_table(r, p->T + 1, p->h / 2, p->w / 2, scene->dit->dims.rope, 256, -1, &p->cos, &p->sin);
+    if (!dit_forward_share(r, p, 0, share))
+        return;
+    p->P = share->n;
+    p->N = (p->T + 1) * p->P;
+    p->cos = dit_share_rows(r, share, p->cos);
+    p->sin = dit_share_rows(r, share, p->sin);
+}
+
 static void fn_cached(struct golden *g, const struct dit *d)
 {
     struct run *r = g->run;
-    struct tensor out = new_like(g, "out.x"), pooled = dit_cond_embed(r, &d->vector, golden_in(g, "in.txt2"));
-    const int64_t T = out.shape[2], h = out.shape[3], w = out.shape[4], P = (h / 2) * (w / 2);
+    struct tensor out = new_like(g, "out.x"), pooled = dit_cond_embed(r, &d->vector, golden_in(g, "in.txt2")), v[2];
+    const int64_t T = out.shape[2], h = out.shape[3], w = out.shape[4], P = (h / 2) * (w / 2), N = (T + 1) * P;
     const float t[2] = {host_f32(g, "in.t", 0), host_f32(g, "in.t", 1)};
     const struct dit_text a = {.vector = tensor_slice(pooled, 0, 0, 1)},
                           b = {.vector = tensor_slice(pooled, 0, 1, 1)};
     const struct dit_rows rows = {.t = t, .n = 2, .n_a = 1, .a = &a, .b = &b};
-    struct dit_scene scene = {.dit = d, .picture = {.T = T, .h = h, .w = w, .P = P, .N = (T + 1) * P}};
-    op_rope_table(r, T + 1, h / 2, w / 2, d->dims.rope, 256, -1, &scene.picture.cos, &scene.picture.sin);
+    struct dit_scene scene = {.dit = d, .picture = {.T = T, .h = h, .w = w, .P = P, .N = N, .P_all = P}};
+    struct dit_share share;
+    set_grid(g, &scene, &share);
     dit_cond_mods(r, d, dit_cond_vec(r, d, &rows, host_f32(g, "in.fps", 0)), 0, &scene.mods);
     for (int row = 0; row < 2; row++) {
-        int64_t S, n = 0;
-        uint8_t *mask = mask_row(g, row, &S);
-        for (int64_t i = 0; mask && i < S; i++)
-            n += mask[i];
-        mem_free(mask);
-        const struct dit_row it = {.mod = row};
-        struct tensor x = tensor_slice(in_row(g, "in.cache", row), 0, 0, scene.picture.N + n);
-        op_copy_into(r, tensor_at(out, 0, row), dit_forward_last(r, &scene, &it, x));
+        const struct dit_row it = {.n_text = valid_text(g, row), .mod = row};
+        struct tensor x = tensor_slice(in_row(g, "in.cache", row), 0, 0, N + it.n_text);
+        if (dit_forward_share(r, &scene.picture, it.n_text, &share))
+            x = own_rows(r, &share, x);
+        if (dit_forward_has_row(r, row))
+            v[row] = dit_forward_last(r, &scene, &it, x);
     }
+    dit_forward_swap(r, v);
+    for (int row = 0; row < 2; row++)
+        op_copy_into(r, tensor_at(out, 0, row), v[row]);
     golden_check(g, "out.x", out);
 }
 WITH_NET(cached)
@@ -676,9 +742,9 @@ const struct golden_kind golden_dit_kinds[] = {
     {"dit.double_block", case_double_block},
     {"dit.single_block", case_single_block},
     {"dit.final", case_final},
-    {"dit.forward", case_forward},
-    {"dit.forward_fp8", case_forward_fp8},
-    {"dit.cached", case_cached},
+    {"dit.forward", case_forward, true},
+    {"dit.forward_fp8", case_forward_fp8, true},
+    {"dit.cached", case_cached, true},
     {"fp8.linear", case_fp8_linear},
     {"fp8.e4m3_table", case_e4m3_table},
     {"fp8.quantize", case_quantize},

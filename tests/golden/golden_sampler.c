@@ -255,6 +255,6 @@ static void case_loop(struct golden *g)
 const struct golden_kind golden_sampler_kinds[] = {
     {"sampler.schedule", case_schedule},
     {"sampler.windows", case_windows},
-    {"sampler.loop", case_loop},
+    {"sampler.loop", case_loop, true},
     {NULL, NULL},
 };

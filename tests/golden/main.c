@@ -1,6 +1,10 @@
 /* golden -- runs golden cases and compares.
  *
- *     golden [--table cpu_ref|cpu|cuda] [--case GLOB] [--verbose] DIR...
+ *     golden [--table cpu_ref|cpu|cuda] [--ranks N [--split T,P,W]] [--case GLOB] [--verbose] DIR...
+ *
+ * --ranks runs the cases whose work ranks share (dit.forward, dit.cached, sampler.loop, vae.decode, pipeline): once alone, then on N
+ * threads, each a rank with a device of its own, in every way to split N or in the one given (ranks for tokens, guidance rows,
+ * windows). Each rank's result must hold the case's bound; the line also says how far it is from that of one rank.
  *
  * A case is a JSON file with a `kind`; GLOB is matched against "folder/stem" and against the kind. Exit
  * status: 0 all passed (or skipped: no such device), 1 failures, 2 wrong use.
@@ -8,14 +12,17 @@
 #include <dirent.h>
 #include <fnmatch.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "common/mem.h"
 #include "common/str.h"
+#include "kernels/comm/comm.h"
 #include "tests/golden/golden.h"
 #include "kernels/threads.h"
 #include "tests/golden/report.h"
@@ -36,6 +43,8 @@
 struct options {
     const char *table, *glob;
     bool verbose;
+    int ranks; /* 0: one, without a group */
+    struct comm_degrees split; /* tokens 0: every way */
 };
 
 struct totals {
@@ -90,7 +99,7 @@ static bool collect(struct list *l, const char *dir, int depth)
     return ok;
 }
 
-static golden_fn *find_kind(const char *kind)
+static const struct golden_kind *find_kind(const char *kind)
 {
     const struct golden_kind *const tables[] = {golden_dit_kinds,  golden_sampler_kinds, golden_vae_kinds,
                                                 golden_text_kinds, golden_sound_kinds,   golden_picture_kinds,
@@ -98,7 +107,7 @@ static golden_fn *find_kind(const char *kind)
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
         for (const struct golden_kind *k = tables[i]; k && k->kind; k++)
             if (strcmp(k->kind, kind) == 0)
-                return k->fn;
+                return k;
     return NULL;
 }
 
@@ -132,7 +141,7 @@ static void check_complete(struct golden *g)
         golden_fail(g, "%s: %.3g times its bound", g->report->worst_name, g->report->worst);
 }
 
-static void run_case(struct golden *g, golden_fn *fn)
+static void run_case(struct golden *g, golden_fn *fn, const struct comm_group *group)
 {
     struct run run;
     char path[2048];
@@ -146,10 +155,11 @@ static void run_case(struct golden *g, golden_fn *fn)
         return;
     }
     g->run = &run;
+    run.group = group;
     fn(g);
     if (run.err.code)
         golden_fail(g, "%s", run.err.text);
-    if (!g->err.code)
+    if (!g->err.code && (!group || group->rank == 0))
         check_complete(g);
     device_forget(g->device, NULL,
                   SIZE_MAX); /* the case's weights go away, others may come to the same addresses */
@@ -165,52 +175,178 @@ static void finish_case(struct golden *g)
     mem_free(g->report->checked);
 }
 
-static void one(const struct options *o, struct device *device, const char *path, json_t *twin,
+/* ---- several ranks ---- */
+
+struct rank {
+    struct golden g;
+    struct golden_report report;
+    golden_fn *fn;
+    struct comm *comm;
+    struct comm_degrees split;
+    pthread_t thread;
+};
+
+static void *rank_main(void *arg)
+{
+    struct rank *k = arg;
+    struct comm_group group;
+    if (comm_group_init(&group, k->comm, k->comm->rank, &k->split, &k->g.err) == 0)
+        run_case(&k->g, k->fn, &group);
+    comm_close(k->comm);
+    return NULL;
+}
+
+/* The case on all ranks; g's report and error become those of the rank that is worst off. */
+static void run_ranks(struct golden *g, golden_fn *fn, struct device **devices, struct comm_degrees split,
+                      const struct golden_kept *kept)
+{
+    const int n = split.tokens * split.pair * split.windows;
+    struct rank *ranks = mem_calloc(COMM_MAX, sizeof *ranks);
+    struct comm *ends[COMM_MAX];
+    if (!ranks || comm_threads_open(ends, n, 300 * CLOCK_S, &g->err) < 0) {
+        golden_fail(g, "no ranks");
+        mem_free(ranks);
+        return;
+    }
+    for (int i = 0; i < n; i++) {
+        ranks[i] = (struct rank){.g = *g, .fn = fn, .comm = ends[i], .split = split};
+        ranks[i].report = (struct golden_report){.verbose = g->report->verbose && i == 0, .kept = kept};
+        ranks[i].g.report = &ranks[i].report;
+        ranks[i].g.device = devices[i];
+        if (pthread_create(&ranks[i].thread, NULL, rank_main, &ranks[i]) != 0)
+            abort();
+    }
+    for (int i = 0; i < n; i++) {
+        struct golden_report *r = &ranks[i].report;
+        pthread_join(ranks[i].thread, NULL);
+        if (ranks[i].g.err.code)
+            golden_fail(g, "rank %d: %s", i, ranks[i].g.err.text);
+        const double apart = r->apart > g->report->apart ? r->apart : g->report->apart;
+        if (i == 0 || r->worst > g->report->worst)
+            *g->report = (struct golden_report){.worst = r->worst};
+        if (g->report->worst == r->worst)
+            str_copy(g->report->worst_name, sizeof g->report->worst_name, r->worst_name);
+        g->report->apart = apart;
+        finish_case(&ranks[i].g);
+    }
+    mem_free(ranks);
+}
+
+static void print_case(const struct golden *g, const char *kind, const char *id, const char *how, struct totals *t)
+{
+    const struct golden_report *r = g->report;
+    if (g->err.code) {
+        t->failed++;
+        printf("FAIL   %-22s %-36s %s%s\n", kind, id, how, g->err.text);
+    } else {
+        t->passed++;
+        printf("ok     %-22s %-36s %s%-24s %.3g", kind, id, how, r->worst_name, r->worst);
+        if (how[0])
+            printf("  apart %.2g", r->apart);
+        printf("\n");
+    }
+    fflush(stdout);
+}
+
+/* Ways to split n ranks: over tokens, then with the guidance rows on two halves, with windows on two or all. */
+static int splits_of(int n, bool has_windows, bool has_rows, struct comm_degrees ret[8])
+{
+    int k = 0;
+    ret[k++] = (struct comm_degrees){n, 1, 1};
+    if (n % 2 == 0 && has_rows)
+        ret[k++] = (struct comm_degrees){n / 2, 2, 1};
+    if (n % 2 == 0 && has_windows)
+        ret[k++] = (struct comm_degrees){n / 2, 1, 2};
+    if (n % 4 == 0 && has_windows)
+        ret[k++] = (struct comm_degrees){n / 4, 2, 2};
+    if (n % 2 && has_windows)
+        ret[k++] = (struct comm_degrees){1, 1, n};
+    return k;
+}
+
+static void one_shared(const struct options *o, struct golden *g, const struct golden_kind *kind, struct device **devices,
+                       const char *id, struct totals *t)
+{
+    struct golden_kept *kept = mem_zalloc(sizeof *kept);
+    struct comm_degrees split[8];
+    char how[48];
+    const bool vae = str_starts(kind->kind, "vae"), dit = str_starts(kind->kind, "dit");
+    int n = o->split.tokens ? 1 : splits_of(o->ranks, !vae && !dit, !vae, split);
+    if (o->split.tokens)
+        split[0] = o->split;
+    g->report->keep = kept;
+    run_case(g, kind->fn, NULL);
+    finish_case(g);
+    for (int i = 0; i < n && !g->err.code; i++) {
+        struct golden shared = *g;
+        struct golden_report report = {.verbose = o->verbose};
+        shared.report = &report;
+        shared.file = NULL;
+        run_ranks(&shared, kind->fn, devices, split[i], kept);
+        str_format(how, sizeof how, "%d x %d x %d  ", split[i].tokens, split[i].pair, split[i].windows);
+        print_case(&shared, kind->kind, id, how, t);
+    }
+    if (g->err.code)
+        print_case(g, kind->kind, id, "alone  ", t);
+    for (int i = 0; kept && i < kept->n; i++)
+        mem_free(kept->one[i].value);
+    mem_free(kept);
+}
+
+static void one(const struct options *o, struct device **devices, const char *path, json_t *twin,
                 struct totals *t)
 {
     char dir[2048], name[256], id[600], ckpts[2048];
-    const char *slash = strrchr(path, '/'), *kind = json_string_value(json_object_get(twin, "kind"));
+    const char *slash = strrchr(path, '/'), *text = json_string_value(json_object_get(twin, "kind"));
     str_format(dir, sizeof dir, "%.*s", (int)(slash - path), path);
     str_format(name, sizeof name, "%.*s", (int)(strlen(slash + 1) - 5), slash + 1);
     const char *folder = strrchr(dir, '/');
     str_format(id, sizeof id, "%s/%s", folder ? folder + 1 : dir, name);
-    if (o->glob && fnmatch(o->glob, id, 0) != 0 && fnmatch(o->glob, kind, 0) != 0)
+    if (o->glob && fnmatch(o->glob, id, 0) != 0 && fnmatch(o->glob, text, 0) != 0)
         return;
-    if (!device) {
+    const struct golden_kind *kind = find_kind(text);
+    if (o->ranks && kind && !kind->shares)
+        return;
+    if (!devices[0]) {
         t->skipped++;
         return;
     }
     find_ckpts(dir, twin, ckpts, sizeof ckpts);
     struct golden_report report = {.verbose = o->verbose};
     struct golden g = {
-        .dir = dir, .name = name, .twin = twin, .ckpts = ckpts, .device = device, .report = &report};
-    golden_fn *fn = find_kind(kind);
-    if (fn)
-        run_case(&g, fn);
-    else
-        golden_fail(&g, "kind %s is not known", kind);
-    if (g.err.code) {
-        t->failed++;
-        printf("FAIL   %-22s %-36s %s\n", kind, id, g.err.text);
+        .dir = dir, .name = name, .twin = twin, .ckpts = ckpts, .device = devices[0], .report = &report};
+    if (!kind)
+        golden_fail(&g, "kind %s is not known", text);
+    else if (o->ranks) {
+        one_shared(o, &g, kind, devices, id, t);
+        return;
     } else {
-        t->passed++;
-        printf("ok     %-22s %-36s %-24s %.3g\n", kind, id, report.worst_name, report.worst);
+        run_case(&g, kind->fn, NULL);
     }
-    fflush(stdout);
+    print_case(&g, text, id, "", t);
     finish_case(&g);
+}
+
+/* One device a rank; none where there is no such device. */
+static void open_devices(const struct options *o, struct device **devices, struct totals *t)
+{
+    const struct device_options options = {.n_threads = o->ranks ? 1 : 0};
+    struct err err = {0};
+    for (int i = 0; i < (o->ranks ? o->ranks : 1); i++) {
+        if (device_open(&devices[i], o->table, &options, &err) == 0)
+            continue;
+        printf("no device %s: %s\n", o->table, err.text);
+        if (strcmp(o->table, "cuda") != 0)
+            t->failed++;
+        return;
+    }
 }
 
 static int run_all(const struct options *o, const struct list *l)
 {
     struct totals t = {0};
-    struct device *device = NULL;
-    struct err err = {0};
-    struct device_options options = {0};
-    if (device_open(&device, o->table, &options, &err) < 0) {
-        printf("no device %s: %s\n", o->table, err.text);
-        if (strcmp(o->table, "cuda") != 0)
-            t.failed++;
-    }
+    struct device *devices[COMM_MAX] = {NULL};
+    open_devices(o, devices, &t);
     for (int i = 0; i < l->n; i++) {
         json_t *twin = NULL;
         struct err bad = {0};
@@ -218,13 +354,37 @@ static int run_all(const struct options *o, const struct list *l)
             printf("FAIL   %s: %s\n", l->path[i], bad.text);
             t.failed++;
         } else if (json_is_string(json_object_get(twin, "kind"))) {
-            one(o, device, l->path[i], twin, &t);
+            one(o, devices, l->path[i], twin, &t);
         }
         json_decref(twin);
     }
-    device_close(device);
+    for (int i = 0; i < COMM_MAX; i++)
+        device_close(devices[i]);
     printf("%d passed, %d failed, %d skipped\n", t.passed, t.failed, t.skipped);
     return t.failed || t.passed + t.skipped == 0;
+}
+
+static bool take_split(struct options *o, const char *text)
+{
+    struct comm_degrees *d = &o->split;
+    return sscanf(text, "%d,%d,%d", &d->tokens, &d->pair, &d->windows) == 3 && d->tokens > 0 && d->pair > 0 &&
+           d->windows > 0;
+}
+
+static bool take_option(struct options *o, const char *name, const char *value)
+{
+    int64_t n = 0;
+    if (strcmp(name, "--table") == 0)
+        o->table = value;
+    else if (strcmp(name, "--case") == 0)
+        o->glob = value;
+    else if (strcmp(name, "--split") == 0)
+        return take_split(o, value);
+    else if (strcmp(name, "--ranks") == 0 && str_parse_i64(value, 1, COMM_MAX, &n) == 0)
+        o->ranks = (int)n;
+    else
+        return false;
+    return true;
 }
 
 int main(int argc, char **argv)
@@ -236,14 +396,13 @@ int main(int argc, char **argv)
     for (; i < argc && str_starts(argv[i], "--"); i++) {
         if (strcmp(argv[i], "--verbose") == 0)
             o.verbose = true;
-        else if (strcmp(argv[i], "--table") == 0 && i + 1 < argc)
-            o.table = argv[++i];
-        else if (strcmp(argv[i], "--case") == 0 && i + 1 < argc)
-            o.glob = argv[++i];
+        else if (i + 1 < argc && take_option(&o, argv[i], argv[i + 1]))
+            i++;
         else
             break;
     }
-    bool ok = i < argc && !str_starts(argv[i], "--");
+    bool ok = i < argc && !str_starts(argv[i], "--") &&
+              (!o.split.tokens || o.split.tokens * o.split.pair * o.split.windows == o.ranks);
     for (; ok && i < argc; i++) {
         char whole[PATH_MAX]; /* "." and "x/" too have a name and a folder above */
         ok = collect(&l, realpath(argv[i], whole) ? whole : argv[i], 0);
@@ -253,7 +412,7 @@ int main(int argc, char **argv)
             qsort(l.path, (size_t)l.n, sizeof *l.path, by_text);
         rc = run_all(&o, &l);
     } else {
-        fprintf(stderr, "use: golden [--table cpu_ref|cpu|cuda] [--case GLOB] [--verbose] DIR...\n");
+        fprintf(stderr, "use: golden [--table cpu_ref|cpu|cuda] [--ranks N [--split T,P,W]] [--case GLOB] [--verbose] DIR...\n");
     }
     for (int k = 0; k < l.n; k++)
         mem_free(l.path[k]);

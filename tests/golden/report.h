@@ -8,8 +8,24 @@
 
 #define GOLDEN_MAX_OTHERS 8
 
+enum { GOLDEN_MAX_KEPT = 64 };
+
+/* What a case made on one rank, by name. */
+struct golden_kept {
+    int n;
+    struct golden_kept_one {
+        char name[64];
+        double *value; /* owned */
+        int64_t n;
+    } one[GOLDEN_MAX_KEPT];
+};
+
 struct golden_report {
     bool verbose;
+    struct golden_kept *keep;       /* borrowed: to be filled; NULL: not wanted */
+    const struct golden_kept *kept; /* borrowed: to be compared with; NULL: nothing */
+    double apart;                   /* largest difference to it */
+    char apart_name[128];
     unsigned char *checked; /* owned by main: one byte a stored tensor */
     int n_checks;
     double worst; /* largest error as a share of its bound */

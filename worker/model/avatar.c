@@ -4,6 +4,7 @@
 
 #include "common/clock.h"
 #include "common/mem.h"
+#include "kernels/comm/comm.h"
 #include "worker/media/size.h"
 #include "worker/model/avatar_dump.h"
 #include "worker/model/avatar_face.h"
@@ -111,6 +112,7 @@ struct avatar_work {
     struct avatar_job job;
     struct ckpt *noise;
     struct run run;
+    struct comm_group group; /* where there is one */
     bool has_run;
     struct avatar_result result;
     uint8_t *rgb; /* owned: FRAMES_AT_ONCE frames */
@@ -228,7 +230,13 @@ static int avatar_work_condition(struct avatar_work *w, struct err *err)
     if ((rc = run_init(&w->run, w->a->parts.device, 0, err)) < 0)
         return rc;
     w->has_run = true;
-    w->run.cancel = w->hooks->cancel;
+    if (w->hooks->group != NULL) {
+        w->group = *w->hooks->group;
+        w->group.cancel = w->hooks->cancel;
+        w->run.group = &w->group;
+    } else {
+        w->run.cancel = w->hooks->cancel;
+    }
     if (avatar_dump_is_on(&w->dump)) {
         w->run.tap = avatar_work_tap;
         w->run.tap_arg = w;
@@ -292,7 +300,7 @@ static int avatar_work_decode(struct avatar_work *w, struct err *err)
     if (rc < 0)
         return run_failed(&w->run) ? err_set(err, rc, "%s", w->run.err.text)
                                    : err_set(err, rc, "frame %lld was not taken", (long long)w->n_out);
-    if (w->n_out != w->job.n_video)
+    if (w->n_out != w->job.n_video && (w->run.group == NULL || w->run.group->rank == 0))
         return err_set(err, ERR_INTERNAL, "%lld frames decoded, %lld wanted", (long long)w->n_out,
                        (long long)w->job.n_video);
     avatar_work_stage_ends(w, AVATAR_DECODE);

@@ -16,6 +16,7 @@
 #include "worker/media/media.h"
 
 struct avatar;
+struct comm_group;
 struct device;
 
 /* Stages in order; progress is reported as (stage, done, total). */
@@ -64,6 +65,9 @@ struct avatar_hooks {
     /* Frames in order, as they are decoded: rgb u8 [n][height][width][3]; only lent. Non-zero (an ERR_*)
      * stops. */
     int (*frames)(void *arg, const uint8_t *rgb, int64_t n, int width, int height);
+    /* The ranks that share the job (kernels/comm/comm.h); NULL: alone. All of them call with the same request; rank 0 alone is
+     * given frames. One rank's cancel stops all, at the next step. */
+    const struct comm_group *group;
 };
 
 struct avatar_result {
