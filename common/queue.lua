@@ -8,7 +8,7 @@
 -- is next), queue_hooks.lua (webhooks), queue_client.lua, queue_worker.lua, queue_timer.lua, queue_people.lua (contents).
 
 -- major * 1000 + minor; raise the minor with every change, the major when old programs must not use it
-local VERSION = 2006
+local VERSION = 2007
 
 local EVENTS_MAX = 10000
 local LOG_MAX = 64

@@ -146,6 +146,9 @@ local function submit_new(b, t, a, class)
         redis.call('ZADD', b .. ':clock', t + a.ds, a.id)
     end
     redis.call('ZADD', b .. ':all', t, a.id)
+    if a.tenant ~= '' then
+        redis.call('ZADD', b .. ':of:' .. a.tenant, t, a.id)
+    end
     if state == 'delayed' then
         delay(b, a.id, job, a.due)
         set_job(b, a.id, 'due', a.due)
@@ -281,6 +284,9 @@ local function delete_job(b, t, id, job)
     leave(b, t, id, job)
     hooks_forget(b, id)
     redis.call('ZREM', b .. ':all', id)
+    if job.tenant ~= '' then
+        redis.call('ZREM', b .. ':of:' .. job.tenant, id)
+    end
     redis.call('DEL', b .. ':job:' .. id, b .. ':log:' .. id, b .. ':hooklog:' .. id)
     redis.call('ZADD', b .. ':trash', t + TRASH_MS, id)
     event(b, t, id, 'delete', job.state, job.attempt)
@@ -413,7 +419,8 @@ end
 local function list(keys, args)
     local b, a = keys[1], cmsgpack.unpack(args[1])
     local score, after = a.cursor:match('^(%d+):(.+)$')
-    local page, seen = list_page(b, a.state == 'failed' and ':dead' or ':all', score or '+inf', after or '')
+    local mine = a.tenant and a.tenant ~= '' and ':of:' .. a.tenant
+    local page, seen = list_page(b, a.state == 'failed' and ':dead' or mine or ':all', score or '+inf', after or '')
     local jobs, cursor = {}, ''
     for i, item in ipairs(page) do
         local f = read_fields(b, item.id)

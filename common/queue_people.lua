@@ -166,8 +166,8 @@ local function why_queued(b, t, job, f)
     elseif f.position == 0 then
         return 'next', 'it is next: the ' .. f.fitting .. ' fitting workers are busy'
     end
-    return 'behind', string.format('%d jobs are before it, %d s of work for %d fitting workers', f.position, f.ahead_s,
-        f.fitting)
+    return 'behind', string.format('%d %s before it, %d s of work for %d fitting workers', f.position,
+        f.position == 1 and 'job is' or 'jobs are', f.ahead_s, f.fitting)
 end
 
 local function why_other(b, t, id, job)

@@ -50,6 +50,11 @@ def check_jobs(k):
         f["ranks"] = raw.get("ranks")
         jobs[id] = f
     need(set(k.get("all")) == set(jobs), "all: %s", set(k.get("all")) ^ set(jobs))
+    of = {}
+    for id, f in jobs.items():
+        if f["tenant"]:
+            of.setdefault(f["tenant"], set()).add(id)
+    need({name: set(ids) for name, ids in k.under("of:").items()} == of, "jobs by tenant: %s", (k.under("of:"), of))
     holds = {"queued": set(k.get("wait")), "delayed": set(k.get("delayed")), "ended": set(k.get("ended")),
              "running": {m.partition("#")[0] for m in k.get("lease")}}
     for state, ids in holds.items():
