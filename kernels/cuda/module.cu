@@ -116,6 +116,7 @@ int troupe_cuda_open(struct device *d, const struct device_options *o, struct er
     rc = open_gpu(d, c, &gpu, err);
     if (rc < 0) {
         close_gpu(d);
+        cudaGetLastError(); /* the next one to open starts clean */
         return rc;
     }
     memory_hooks(&hooks);

@@ -46,6 +46,14 @@ static struct tensor add(struct side *s, const int64_t *d)
     return x;
 }
 
+/* The same rows to each of three. */
+static struct tensor add_trailing(struct side *s, const int64_t *d)
+{
+    struct tensor x = side_inout(s, 2, 3, SHAPE(3, d[0], d[1])), y = input(s, d);
+    op_add(&s->run, x, y);
+    return x;
+}
+
 static struct tensor add_gated(struct side *s, const int64_t *d)
 {
     struct tensor x = inout(s, d), y = input(s, d);
@@ -195,6 +203,7 @@ const struct check check_elem[] = {
     {"act", act, CASES, .tol = 6, .magnitude = true},
     {"act_mul", act_mul, CASES, .tol = 7, .magnitude = true},
     {"add", add, CASES, .tol = 1, .magnitude = true},
+    {"add", add_trailing, CASES, .tol = 1, .magnitude = true},
     {"add_gated", add_gated, CASES, .tol = 2, .magnitude = true},
     {"add_masked", add_masked, CASES, .tol = 2, .magnitude = true},
     {"scale", scale, CASES, .tol = 2, .magnitude = true},

@@ -73,7 +73,7 @@ static struct {
     int n;
     void (*call)(void *arg);
     void *arg;
-    const char *kernel;
+    const char *kernel, *types; /* types: g++'s name of the launch, "... [with P = {its arguments}; ..." */
     unsigned char *shared; /* end of the dynamic shared memory; a guard page follows */
     size_t n_shared;
     uint64_t launches, seed, fail_at;
@@ -90,6 +90,9 @@ static std::mutex launch_lock;
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
     fprintf(stderr, "cudaemu: kernel %s", e.kernel ? e.kernel : "(none)");
+    const char *types = e.kernel ? strstr(e.types, "[with P = {") : NULL;
+    if (types)
+        fprintf(stderr, "(%.*s)", (int)strcspn(types + 11, "}"), types + 11);
     if (e.kernel)
         fprintf(stderr, ", block (%u, %u, %u)", cudaemu_block.x, cudaemu_block.y, cudaemu_block.z);
     if (cudaemu_now)
@@ -506,8 +509,8 @@ static cudaError_t check_launch(const void *function, dim3 g, dim3 b, size_t sme
     return smem > max ? cudaErrorInvalidValue : cudaSuccess;
 }
 
-void cudaemu_run(const char *kernel, const void *function, dim3 grid, dim3 block, size_t smem, void (*call)(void *arg),
-                 void *arg)
+void cudaemu_run(const char *types, const char *kernel, const void *function, dim3 grid, dim3 block, size_t smem,
+                 void (*call)(void *arg), void *arg)
 {
     std::lock_guard<std::mutex> lock(launch_lock);
     set_up();
@@ -519,6 +522,7 @@ void cudaemu_run(const char *kernel, const void *function, dim3 grid, dim3 block
     }
     struct visible v;
     e.kernel = kernel;
+    e.types = types;
     e.call = call;
     e.arg = arg;
     e.n = (int)(block.x * block.y * block.z);

@@ -107,7 +107,7 @@ static void test_weights(struct device *d, struct run *r)
 static void test_indices(struct run *r)
 {
     float x[6] = {1, 2, 3, 4, 5, 6}, got[6];
-    int32_t idx[3] = {1, 7, -1};
+    int32_t idx[3] = {1, 3, -1};
     run_reset(r);
     struct tensor t = run_write(r, x, DTYPE_F32, 2, SHAPE(3, 2)), i = run_write(r, idx, DTYPE_I32, 1, SHAPE(3));
     int rc = run_read(r, op_gather(r, t, 0, i), got);
@@ -115,6 +115,45 @@ static void test_indices(struct run *r)
     op_scatter_add(r, t, 0, i, t);
     rc = run_read(r, t, got);
     check(rc == 0 && got[2] == 4 && got[3] == 6 && got[4] == 5, "and is left out when adding", r->err.text);
+}
+
+/* Random bytes of every type to every type, from a view whose rows are columns; the reference made the same. */
+static void test_copies(struct run *r)
+{
+    static const int64_t n = 48 * 40;
+    struct device *d = NULL;
+    struct run host;
+    struct err err = {0};
+    uint8_t *p = mem_alloc((size_t)n * 8), *got = mem_alloc((size_t)n * 8), *want = mem_alloc((size_t)n * 8);
+    bool fine = p && got && want && device_open(&d, "cpu_ref", NULL, &err) == 0 && run_init(&host, d, 16 << 20, &err) == 0;
+    check(fine, "the reference", err.text);
+    uint32_t u = 12345;
+    for (int from = 0; from < DTYPE_COUNT && fine; from++) {
+        for (int to = 0; to < DTYPE_COUNT; to++) {
+            for (int64_t i = 0; i < n * 8; i++)
+                p[i] = (uint8_t)((u = u * 1664525u + 1013904223u) >> 24);
+            struct run *both[] = {&host, r};
+            for (int k = 0; k < 2; k++) {
+                run_reset(both[k]);
+                struct tensor t = run_write(both[k], p, (enum dtype)from, 2, SHAPE(48, 40));
+                t = tensor_permute(tensor_slice(t, 1, 3, 37), (const int[]){1, 0});
+                fine = run_read(both[k], op_copy(both[k], t, (enum dtype)to), k ? got : want) == 0 && fine;
+            }
+            size_t bytes = 48 * 37 * dtype_bytes((enum dtype)to), at = 0;
+            while (at < bytes && got[at] == want[at])
+                at++;
+            char what[80];
+            snprintf(what, sizeof what, "a copy from %s to %s", dtype_name((enum dtype)from), dtype_name((enum dtype)to));
+            check(fine && at == bytes, what, r->err.text);
+        }
+    }
+    if (fine) {
+        run_done(&host);
+        device_close(d);
+    }
+    mem_free(p);
+    mem_free(got);
+    mem_free(want);
 }
 
 /* The first launch is the probe of device_open; the next but one fails, and all after it. */
@@ -168,6 +207,7 @@ int main(void)
         test_ways(&r);
         test_weights(d, &r);
         test_indices(&r);
+        test_copies(&r);
         run_done(&r);
         device_close(d);
     }

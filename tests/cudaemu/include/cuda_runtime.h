@@ -144,7 +144,7 @@ extern dim3 cudaemu_block_dim, cudaemu_grid_dim;
 
 enum { CUDAEMU_SHUFFLE, CUDAEMU_BALLOT, CUDAEMU_MEET };
 
-void cudaemu_run(const char *kernel, const void *function, dim3 grid, dim3 block, size_t smem, void (*call)(void *arg),
+void cudaemu_run(const char *types, const char *kernel, const void *function, dim3 grid, dim3 block, size_t smem, void (*call)(void *arg),
                  void *arg);
 void *cudaemu_dynamic_shared(void);
 /* Returns how many threads brought a predicate. */
@@ -178,7 +178,7 @@ static inline void cudaemu_launch(const char *name, dim3 grid, dim3 block, size_
                                   A... args)
 {
     auto call = [&] { kernel(args...); };
-    cudaemu_run(name, (const void *)kernel, grid, block, smem, [](void *c) { (*(decltype(call) *)c)(); }, &call);
+    cudaemu_run(__PRETTY_FUNCTION__, name, (const void *)kernel, grid, block, smem, [](void *c) { (*(decltype(call) *)c)(); }, &call);
 }
 
 #define threadIdx (cudaemu_now->thread)
