@@ -362,9 +362,9 @@ static void test_binder(void **state)
     (void)state;
     assert_int_equal(ckpt_open_list(&c, text, sizeof text - 1, &err), 0);
     binder_init(&b, c, NULL, "net");
-    bind(&b, &t, "a", 1, SHAPE(3));
-    bindf(&b, &t, 2, SHAPE(3, 3), "%c", 'b');
-    bind(&b, &t, "missing", 1, SHAPE(7));
+    binder_bind(&b, &t, "a", 1, SHAPE(3));
+    binder_bindf(&b, &t, 2, SHAPE(3, 3), "%c", 'b');
+    binder_bind(&b, &t, "missing", 1, SHAPE(7));
     assert_int_equal(t.shape[0], 7);
     bind_ignore(&b, "known.");
     assert_int_equal(binder_finish(&b, true, &err), ERR_WEIGHTS);
@@ -374,7 +374,7 @@ static void test_binder(void **state)
     assert_null(strstr(err.text, "known"));
     err_clear(&err);
     binder_init(&b, c, NULL, "net");
-    bind(&b, &t, "a", 1, SHAPE(3));
+    binder_bind(&b, &t, "a", 1, SHAPE(3));
     assert_int_equal(binder_finish(&b, false, &err), 0);
     ckpt_close(c);
 }

@@ -92,12 +92,12 @@ static void add_unit(struct loading *l, const char *conv, const char *norm)
         int64_t n = ckpt_dim(l->d->ckpt, name, i);
         shape[i] = n > 0 ? n : 1;
     }
-    bind(b, &u->w, name, 4, shape);
+    binder_bind(b, &u->w, name, 4, shape);
     u->w = tensor_view(u->w, 5, SHAPE(shape[0], shape[1], 1, shape[2], shape[3]));
-    bindf(b, &u->scale, 1, shape, "%s.%s.weight", l->prefix, norm);
-    bindf(b, &u->shift, 1, shape, "%s.%s.bias", l->prefix, norm);
-    bindf(b, &u->mean, 1, shape, "%s.%s.running_mean", l->prefix, norm);
-    bindf(b, &u->var, 1, shape, "%s.%s.running_var", l->prefix, norm);
+    binder_bindf(b, &u->scale, 1, shape, "%s.%s.weight", l->prefix, norm);
+    binder_bindf(b, &u->shift, 1, shape, "%s.%s.bias", l->prefix, norm);
+    binder_bindf(b, &u->mean, 1, shape, "%s.%s.running_mean", l->prefix, norm);
+    binder_bindf(b, &u->var, 1, shape, "%s.%s.running_var", l->prefix, norm);
 }
 
 /* Conv modules: <name>.conv and <name>.bn. */
@@ -193,9 +193,9 @@ static void load_head(struct loading *l)
         str_format(name, sizeof name, "%s.m.%d.weight", l->prefix, i);
         int64_t c = ckpt_dim(l->d->ckpt, name, 1);
         c = c > 0 ? c : 1;
-        bind(&l->binder, &l->d->head_w[i], name, 4, SHAPE(n, c, 1, 1));
+        binder_bind(&l->binder, &l->d->head_w[i], name, 4, SHAPE(n, c, 1, 1));
         l->d->head_w[i] = tensor_view(l->d->head_w[i], 5, SHAPE(n, c, 1, 1, 1));
-        bindf(&l->binder, &l->d->head_b[i], 1, SHAPE(n), "%s.m.%d.bias", l->prefix, i);
+        binder_bindf(&l->binder, &l->d->head_b[i], 1, SHAPE(n), "%s.m.%d.bias", l->prefix, i);
     }
 }
 

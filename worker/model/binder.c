@@ -53,7 +53,7 @@ static bool is_float(enum dtype t)
     return t == DTYPE_F32 || t == DTYPE_F64 || t == DTYPE_BF16 || t == DTYPE_F16 || t == DTYPE_F8E4M3;
 }
 
-void bind(struct binder *b, struct tensor *ret, const char *name, int n_dims, const int64_t *shape)
+void binder_bind(struct binder *b, struct tensor *ret, const char *name, int n_dims, const int64_t *shape)
 {
     struct tensor want = tensor_of(NULL, DTYPE_F32, n_dims, shape);
     char got_text[96], want_text[96];
@@ -83,14 +83,14 @@ void bind(struct binder *b, struct tensor *ret, const char *name, int n_dims, co
         err_wrap(&b->err, "%s: %s", b->what, name);
 }
 
-void bindf(struct binder *b, struct tensor *ret, int n_dims, const int64_t *shape, const char *fmt, ...)
+void binder_bindf(struct binder *b, struct tensor *ret, int n_dims, const int64_t *shape, const char *fmt, ...)
 {
     char name[600];
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(name, sizeof name, fmt, ap);
     va_end(ap);
-    bind(b, ret, name, n_dims, shape);
+    binder_bind(b, ret, name, n_dims, shape);
 }
 
 void bind_ignore(struct binder *b, const char *prefix)

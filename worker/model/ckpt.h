@@ -8,8 +8,8 @@
  *     if ((rc = ckpt_open(&c, path, &err)) < 0) ...
  *     struct binder b;
  *     binder_init(&b, c, device, "vae");
- *     bind(&b, &w->conv_in, "encoder.conv_in.conv.weight", 5, SHAPE(c0, 3, 3, 3, 3));
- *     bindf(&b, &w->qkv, 2, SHAPE(3 * H, H), "double_blocks.%d.img_attn_qkv.weight", i);
+ *     binder_bind(&b, &w->conv_in, "encoder.conv_in.conv.weight", 5, SHAPE(c0, 3, 3, 3, 3));
+ *     binder_bindf(&b, &w->qkv, 2, SHAPE(3 * H, H), "double_blocks.%d.img_attn_qkv.weight", i);
  *     rc = binder_finish(&b, &err);        one error that lists every missing, extra and misshapen tensor
  */
 #ifndef WORKER_MODEL_CKPT_H
@@ -68,8 +68,8 @@ struct binder {
 void binder_init(struct binder *b, struct ckpt *c, struct device *device, const char *what);
 /* Takes the tensor of that name if its shape is exactly this; otherwise notes the problem and sets *ret to a tensor of
  * the wanted shape without data. Any float dtype is accepted. */
-void bind(struct binder *b, struct tensor *ret, const char *name, int n_dims, const int64_t *shape);
-void bindf(struct binder *b, struct tensor *ret, int n_dims, const int64_t *shape, const char *fmt, ...)
+void binder_bind(struct binder *b, struct tensor *ret, const char *name, int n_dims, const int64_t *shape);
+void binder_bindf(struct binder *b, struct tensor *ret, int n_dims, const int64_t *shape, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
 /* Names starting with prefix are known and not needed (decoder of Whisper, lm_head, ...): not "extra". */
 void bind_ignore(struct binder *b, const char *prefix);

@@ -53,7 +53,7 @@ static void bind_all(struct clip_text *m, struct binder *b)
     static const char *const ignored[] = {"vision_model.", "visual_projection.", "text_projection.",
                                           "logit_scale", "text_model.embeddings.position_ids"};
     const int64_t C = m->C, S = m->S, V = m->V;
-#define W(field, name, n_dims, ...) bind(b, &m->field, name, n_dims, SHAPE(__VA_ARGS__));
+#define W(field, name, n_dims, ...) binder_bind(b, &m->field, name, n_dims, SHAPE(__VA_ARGS__));
     CLIP_TEXT(W)
 #undef W
     for (int i = 0; i < (int)m->config.layers; i++)

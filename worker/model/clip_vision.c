@@ -52,7 +52,7 @@ int clip_vision_bind(struct clip_vision *v, struct binder *b, const struct clip_
     v->layer = mem_calloc((size_t)v->n_layers, sizeof *v->layer);
     if (!v->layer)
         return err_set(err, ERR_NOMEM, "%s: no memory for %d layers", prefix, v->n_layers);
-#define W(field, name, n_dims, ...) bindf(b, &v->field, n_dims, SHAPE(__VA_ARGS__), "%s." name, prefix);
+#define W(field, name, n_dims, ...) binder_bindf(b, &v->field, n_dims, SHAPE(__VA_ARGS__), "%s." name, prefix);
     CLIP_VISION(W)
 #undef W
     str_format(layers, sizeof layers, "%s.encoder", prefix);

@@ -50,22 +50,22 @@
 /* prefix.weight [n, k] and prefix.bias [n]; k = 0: a norm's, [n] both. */
 static void bind_linear(struct binder *b, struct dit_linear *l, const char *prefix, int64_t n, int64_t k)
 {
-    bindf(b, &l->w, k ? 2 : 1, SHAPE(n, k), "%s.weight", prefix);
-    bindf(b, &l->b, 1, SHAPE(n), "%s.bias", prefix);
+    binder_bindf(b, &l->w, k ? 2 : 1, SHAPE(n, k), "%s.weight", prefix);
+    binder_bindf(b, &l->b, 1, SHAPE(n), "%s.bias", prefix);
 }
 
 static void bind_part(struct binder *b, struct dit_linear *l, const char *prefix, int i, const char *name,
                       int64_t n, int64_t k)
 {
-    bindf(b, &l->w, k ? 2 : 1, SHAPE(n, k), "%s%d.%s.weight", prefix, i, name);
-    bindf(b, &l->b, 1, SHAPE(n), "%s%d.%s.bias", prefix, i, name);
+    binder_bindf(b, &l->w, k ? 2 : 1, SHAPE(n, k), "%s%d.%s.weight", prefix, i, name);
+    binder_bindf(b, &l->b, 1, SHAPE(n), "%s%d.%s.bias", prefix, i, name);
 }
 
 /* A 1x2x2 convolution of stride 1x2x2 is a linear layer over patches. */
 static void bind_patch(struct binder *b, struct dit_linear *l, const char *prefix, const struct dit_dims *s)
 {
-    bindf(b, &l->w, 5, SHAPE(s->hidden, s->channels, 1, 2, 2), "%s.proj.weight", prefix);
-    bindf(b, &l->b, 1, SHAPE(s->hidden), "%s.proj.bias", prefix);
+    binder_bindf(b, &l->w, 5, SHAPE(s->hidden, s->channels, 1, 2, 2), "%s.proj.weight", prefix);
+    binder_bindf(b, &l->b, 1, SHAPE(s->hidden), "%s.proj.bias", prefix);
     l->w = tensor_view(l->w, 2, SHAPE(s->hidden, 4 * s->channels));
 }
 
@@ -100,10 +100,10 @@ static void bind_double(struct binder *b, struct dit_double *w, int i, const str
 #define X(member, name, n, k) bind_part(b, &w->txt.member, "double_blocks.", i, "txt_" name, n, k);
     STREAM_LINEARS(X)
 #undef X
-    bindf(b, &w->img.q_norm, 1, SHAPE(s->head), "double_blocks.%d.img_attn_q_norm.weight", i);
-    bindf(b, &w->img.k_norm, 1, SHAPE(s->head), "double_blocks.%d.img_attn_k_norm.weight", i);
-    bindf(b, &w->txt.q_norm, 1, SHAPE(s->head), "double_blocks.%d.txt_attn_q_norm.weight", i);
-    bindf(b, &w->txt.k_norm, 1, SHAPE(s->head), "double_blocks.%d.txt_attn_k_norm.weight", i);
+    binder_bindf(b, &w->img.q_norm, 1, SHAPE(s->head), "double_blocks.%d.img_attn_q_norm.weight", i);
+    binder_bindf(b, &w->img.k_norm, 1, SHAPE(s->head), "double_blocks.%d.img_attn_k_norm.weight", i);
+    binder_bindf(b, &w->txt.q_norm, 1, SHAPE(s->head), "double_blocks.%d.txt_attn_q_norm.weight", i);
+    binder_bindf(b, &w->txt.k_norm, 1, SHAPE(s->head), "double_blocks.%d.txt_attn_k_norm.weight", i);
 }
 
 static void bind_single(struct binder *b, struct dit_single *w, int i, const struct dit_dims *s)
@@ -112,17 +112,17 @@ static void bind_single(struct binder *b, struct dit_single *w, int i, const str
 #define X(member, name, n, k) bind_part(b, &w->member, "single_blocks.", i, name, n, k);
     SINGLE_LINEARS(X)
 #undef X
-    bindf(b, &w->q_norm, 1, SHAPE(s->head), "single_blocks.%d.q_norm.weight", i);
-    bindf(b, &w->k_norm, 1, SHAPE(s->head), "single_blocks.%d.k_norm.weight", i);
+    binder_bindf(b, &w->q_norm, 1, SHAPE(s->head), "single_blocks.%d.q_norm.weight", i);
+    binder_bindf(b, &w->k_norm, 1, SHAPE(s->head), "single_blocks.%d.k_norm.weight", i);
 }
 
 static void bind_adapter(struct binder *b, struct dit_adapter *w, int i, const struct dit_dims *s)
 {
     bind_part(b, &w->norm1, "audio_adapter_blocks.", i, "norm1", s->hidden, 0);
     bind_part(b, &w->norm2, "audio_adapter_blocks.", i, "norm2", s->hidden, 0);
-    bindf(b, &w->to_q, 2, SHAPE(s->inner, s->hidden), "audio_adapter_blocks.%d.to_q.weight", i);
-    bindf(b, &w->to_kv, 2, SHAPE(2 * s->inner, s->hidden), "audio_adapter_blocks.%d.to_kv.weight", i);
-    bindf(b, &w->to_out, 2, SHAPE(s->hidden, s->inner), "audio_adapter_blocks.%d.to_out.weight", i);
+    binder_bindf(b, &w->to_q, 2, SHAPE(s->inner, s->hidden), "audio_adapter_blocks.%d.to_q.weight", i);
+    binder_bindf(b, &w->to_kv, 2, SHAPE(2 * s->inner, s->hidden), "audio_adapter_blocks.%d.to_kv.weight", i);
+    binder_bindf(b, &w->to_out, 2, SHAPE(s->hidden, s->inner), "audio_adapter_blocks.%d.to_out.weight", i);
 }
 
 /* name, dimension, where it goes: each must be there and not zero before anything can be bound. */

@@ -10,7 +10,7 @@ void encoder_layer_bind(struct binder *b, struct encoder_layer *w, enum encoder_
     {                                                                                                        \
         const char *name = names == ENCODER_LAYER_CLIP ? clip : whisper;                                     \
         if (*name)                                                                                           \
-            bindf(b, &w->field, n_dims, SHAPE(__VA_ARGS__), "%s.layers.%d.%s", prefix, i, name);             \
+            binder_bindf(b, &w->field, n_dims, SHAPE(__VA_ARGS__), "%s.layers.%d.%s", prefix, i, name);             \
     }
     ENCODER_LAYER(W)
 #undef W

@@ -17,7 +17,7 @@ static void bind_layer(struct llama *m, struct binder *b, const char *prefix, in
     struct llama_layer *w = &m->layer[i];
     char name[256];
 #define W(field, text, n_dims, ...)                                                                          \
-    bindf(b, &w->field, n_dims, SHAPE(__VA_ARGS__), "%s.layers.%d." text, prefix, i);
+    binder_bindf(b, &w->field, n_dims, SHAPE(__VA_ARGS__), "%s.layers.%d." text, prefix, i);
     LLAMA_LAYER(W)
 #undef W
     str_format(name, sizeof name, "%s.layers.%d.self_attn.rotary_emb.", prefix,
@@ -46,7 +46,7 @@ int llama_bind(struct llama *m, struct binder *b, const struct llama_config *con
     m->layer = mem_calloc((size_t)m->n_layers, sizeof *m->layer);
     if (!m->layer)
         return err_set(err, ERR_NOMEM, "%s: no memory for %d layers", prefix, m->n_layers);
-    bindf(b, &m->token, 2, SHAPE(m->V, m->H), "%s.embed_tokens.weight", prefix);
+    binder_bindf(b, &m->token, 2, SHAPE(m->V, m->H), "%s.embed_tokens.weight", prefix);
     for (int i = 0; i < m->n_layers; i++)
         bind_layer(m, b, prefix, i);
     for (int i = m->n_layers; i < (int)config->layers; i++) {

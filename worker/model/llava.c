@@ -74,7 +74,7 @@ static int bind_all(struct llava *l, struct binder *b, struct err *err)
     if (rc < 0)
         return rc;
     const int64_t H = l->text.H, C = l->vision.C;
-#define W(field, name, n_dims, ...) bind(b, &l->field, name, n_dims, SHAPE(__VA_ARGS__));
+#define W(field, name, n_dims, ...) binder_bind(b, &l->field, name, n_dims, SHAPE(__VA_ARGS__));
     LLAVA_PROJECTOR(W)
 #undef W
     bind_ignore(b, "language_model.lm_head.");

@@ -23,7 +23,7 @@
 /* ---- binding ---- */
 
 #define VAE_NET_BIND(field, name, n_dims, ...)                                                               \
-    bindf(b, &w->field, n_dims, SHAPE(__VA_ARGS__), "%s." name, at);
+    binder_bindf(b, &w->field, n_dims, SHAPE(__VA_ARGS__), "%s." name, at);
 
 static void vae_net_bind_resnet(struct binder *b, struct vae_resnet *w, const char *at, int64_t ci,
                                 int64_t co)
@@ -58,9 +58,9 @@ static void vae_net_bind_level(struct binder *b, struct vae_level *l, const char
         vae_net_bind_resnet(b, &l->resnet[k], at, k == 0 ? ci : co, co);
     }
     if (l->has_scale) {
-        bindf(b, &l->scale_w, 5, SHAPE(co, co, 3, 3, 3), "%s.%s_blocks.%d.%ssamplers.0.conv.conv.weight",
+        binder_bindf(b, &l->scale_w, 5, SHAPE(co, co, 3, 3, 3), "%s.%s_blocks.%d.%ssamplers.0.conv.conv.weight",
               half, kind, i, kind);
-        bindf(b, &l->scale_b, 1, SHAPE(co), "%s.%s_blocks.%d.%ssamplers.0.conv.conv.bias", half, kind, i,
+        binder_bindf(b, &l->scale_b, 1, SHAPE(co), "%s.%s_blocks.%d.%ssamplers.0.conv.conv.bias", half, kind, i,
               kind);
     }
 }
@@ -91,8 +91,8 @@ static void vae_net_bind_half(struct binder *b, struct vae_half *h, const struct
     vae_net_bind_mid(b, h, name, top);
     vae_net_bind_ends(b, h, name, is_encoder ? c->in_channels : z, first, at,
                       is_encoder ? 2 * z : c->in_channels);
-    bindf(b, &h->quant_w, 5, SHAPE(q, q, 1, 1, 1), "%s.weight", quant);
-    bindf(b, &h->quant_b, 1, SHAPE(q), "%s.bias", quant);
+    binder_bindf(b, &h->quant_w, 5, SHAPE(q, q, 1, 1, 1), "%s.weight", quant);
+    binder_bindf(b, &h->quant_b, 1, SHAPE(q), "%s.bias", quant);
 }
 
 int vae_net_bind(struct vae_net *n, const struct vae_config *config, struct ckpt *c, struct device *device,

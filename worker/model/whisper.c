@@ -102,7 +102,7 @@ static int bind_all(struct whisper *w, struct ckpt *c, struct err *err)
     const int64_t C = w->C, M = w->M, R = w->R;
     struct binder b;
     binder_init(&b, c, w->device, "audio encoder");
-#define W(field, name, n_dims, ...) bind(&b, &w->field, name, n_dims, SHAPE(__VA_ARGS__));
+#define W(field, name, n_dims, ...) binder_bind(&b, &w->field, name, n_dims, SHAPE(__VA_ARGS__));
     WHISPER(W)
 #undef W
     for (int i = 0; i < (int)w->config.layers; i++)
