@@ -186,6 +186,15 @@ class Sentinels:
                 f.write("requirepass %s\nsentinel sentinel-pass %s\n" % (self.password, self.password))
         return Sentinel(port, conf, folder, self.password)
 
+    def failover(self):
+        """An orderly one; a sentinel that has not heard of the replica yet refuses."""
+        def ask():
+            try:
+                return self.sentinels[0].connection("SENTINEL", "FAILOVER", "mymaster") == "OK"
+            except RuntimeError as e:
+                assert "NOGOODSLAVE" in str(e), e
+        until(ask, 20, 0.2)
+
     def url(self, options=""):
         return "redis+sentinel://%s/mymaster%s" % (",".join("127.0.0.1:%d" % s.port for s in self.sentinels), options)
 

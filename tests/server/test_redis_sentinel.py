@@ -96,8 +96,8 @@ def test_a_master_that_is_none_any_more_is_left(shared_group, folder):
     program = Dispatcher(folder, group.url("?sentinel_password=sesame"))
     w = Client(program.port)
     old = group.master
-    assert group.sentinels[0].connection("SENTINEL", "FAILOVER", "mymaster") == "OK"
-    until(lambda: "redis=127.0.0.1:%d" % group.replica.port in program.log(), 15)
+    group.failover()
+    until(lambda: "redis=127.0.0.1:%d" % group.replica.port in program.log(), 30)
     assert old("ROLE")[0] == b"master" # it has not been told yet
     job = w.submit()
     assert group.replica("EXISTS", "{avatar}:job:" + job) == 1
