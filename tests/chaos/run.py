@@ -171,7 +171,7 @@ class Run:
                     return
                 if not self.left() or time.time() - self.began > PUSH_S:
                     return
-                self.add_job().thread.start()
+                self.add_job(cancel=self.n_cancels > self.n_jobs / 2).thread.start()
             time.sleep(TICK_S)
 
     # ---- counting ----
