@@ -11,6 +11,7 @@
 enum {
     WAIT_MS = 4000,     /* Redis answers within */
     WAIT_REPLY_MS = 6000,
+    SUBMIT_REPLY_MS = 9000, /* it may have to stand behind one that waits */
     ANSWER_MAX = 65536,
 };
 
@@ -221,7 +222,7 @@ void backend_kept_send(struct backend_kept *k, struct queue_cmd *c, backend_fn f
     else
         k->first = call;
     k->last = call;
-    redis_async_command(k->conn, 0, on_answer, call, c->argc, c->argv, c->argv_len);
+    redis_async_command(k->conn, SUBMIT_REPLY_MS, on_answer, call, c->argc, c->argv, c->argv_len);
     queue_cmd_done(c);
     wait_next(k);
 }
