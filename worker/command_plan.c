@@ -3,17 +3,20 @@
 #include <string.h>
 
 #include "common/json.h"
+#include "common/mem.h"
 #include "common/schema.h"
 #include "common/str.h"
 #include "worker/command.h"
 #include "worker/command_words.h"
 #include "worker/media/size.h"
 #include "worker/model/avatar.h"
+#include "worker/model/group_plan.h"
 
 struct planning {
     const char *ckpts; /* NULL: the real dims, no weights */
     int width, height;
-    int64_t frames, steps;
+    int64_t frames, steps, ranks;
+    double tflops, link;
     bool fp8, json, help;
 };
 
@@ -27,13 +30,15 @@ static const char usage[] =
     "  --steps N       denoising steps [50]\n"
     "  --fp8           with the fp8 transformer\n"
     "  --preset P      auto or cpu [auto]\n"
-    "  --ranks N       1: more come with the GPU table [1]\n"
+    "  --ranks N       devices that share the work; how is chosen [1]\n"
+    "  --tflops N      what a device computes, for their speed [400]\n"
+    "  --link N        GB/s that a device sends to others [300]\n"
     "  --json          answer as one JSON value\n";
 
-enum { JSON, FP8, HELP, FLAGS, CKPTS = FLAGS, DIMS, SIZE, FRAMES, STEPS, PRESET, RANKS };
+enum { JSON, FP8, HELP, FLAGS, CKPTS = FLAGS, DIMS, SIZE, FRAMES, STEPS, PRESET, RANKS, TFLOPS, LINK };
 static const char *const options[] = {[JSON] = "json",     [FP8] = "fp8",       [HELP] = "help",   [CKPTS] = "ckpts",
                                       [DIMS] = "dims",     [SIZE] = "size",     [FRAMES] = "frames", [STEPS] = "steps",
-                                      [PRESET] = "preset", [RANKS] = "ranks",   NULL};
+                                      [PRESET] = "preset", [RANKS] = "ranks",   [TFLOPS] = "tflops", [LINK] = "link", NULL};
 
 static int take_size(struct planning *p, const char *text, struct err *err)
 {
@@ -55,13 +60,11 @@ static int take_number(const char *name, const char *text, int64_t max, int64_t 
     return err_set(err, ERR_INVALID, "%s: %s is not a number from 1 to %lld", name, text, (long long)max);
 }
 
-static int take_ranks(const char *text, struct err *err)
+static int take_rate(const char *name, const char *text, double *ret, struct err *err)
 {
-    int64_t ranks = 1;
-    int rc = take_number("--ranks", text, 64, &ranks, err);
-    if (rc < 0 || ranks == 1)
-        return rc;
-    return err_set(err, ERR_UNSUPPORTED, "--ranks: groups are not in this version: plan one rank");
+    if (str_parse_f64(text, 1e-3, 1e6, ret) == 0)
+        return 0;
+    return err_set(err, ERR_INVALID, "%s: %s is not a number from 0.001 to 1000000", name, text);
 }
 
 static int take_preset(const char *text, struct err *err)
@@ -104,8 +107,12 @@ static int take(struct planning *p, int option, const char *value, struct err *e
         return take_number("--steps", value, 100, &p->steps, err);
     case PRESET:
         return take_preset(value, err);
+    case RANKS:
+        return take_number("--ranks", value, COMM_MAX, &p->ranks, err);
+    case TFLOPS:
+        return take_rate("--tflops", value, &p->tflops, err);
     default:
-        return take_ranks(value, err);
+        return take_rate("--link", value, &p->link, err);
     }
 }
 
@@ -136,29 +143,92 @@ static void print_text(const struct avatar_plan *a)
            str_bytes(w, sizeof w, a->peak_bytes), a->flops / 1e12);
 }
 
-static void print_json(const struct avatar_plan *a)
+/* The ranks one by one, then the ways that were weighed. */
+static int print_group(struct avatar *avatar, const struct planning *p, const struct group_plan *g, struct err *err)
+{
+    char bytes[32], sends[32];
+    const struct group_way *best = &g->way[0];
+    printf("\n%-11s %12s %12s %12s\n", "rank", "at one time", "sends", "TFLOP");
+    for (int i = 0; i < g->ranks; i++) {
+        struct avatar_plan one;
+        int rc = avatar_make_rank_plan(avatar, p->width, p->height, p->frames, (int)p->steps, &best->degrees, i, &one, err);
+        if (rc < 0)
+            return rc;
+        double sum = 0;
+        for (int s = 0; s < AVATAR_STAGE_COUNT; s++)
+            sum += one.stage[s].traffic_bytes;
+        printf("%-11d %12s %12s %12.4g\n", i, str_bytes(bytes, sizeof bytes, one.peak_bytes),
+               str_bytes(sends, sizeof sends, (size_t)sum), one.flops / 1e12);
+    }
+    printf("\n%-24s %12s %12s %12s\n", "tokens x rows x windows", "computing", "sending", "speed-up");
+    for (int i = 0; i < g->n_ways; i++) {
+        const struct group_way *w = &g->way[i];
+        printf("%2d x %d x %-17d %10.2f s %10.2f s %12.2f%s\n", w->degrees.tokens, w->degrees.pair, w->degrees.windows, w->compute,
+               w->send, g->alone / group_plan_seconds(w), i == 0 ? "  taken" : "");
+    }
+    printf("\nat %g TFLOP/s and %g GB/s a rank, where nothing is hidden behind anything; alone %.2f s\n", p->tflops, p->link,
+           g->alone);
+    return 0;
+}
+
+static json_t *group_json(const struct group_plan *g)
+{
+    json_t *ways = json_array();
+    for (int i = 0; i < g->n_ways; i++) {
+        const struct group_way *w = &g->way[i];
+        json_array_append_new(ways, json_pack("{s:i, s:i, s:i, s:f, s:f, s:f, s:f}", "tokens", w->degrees.tokens, "rows",
+                                              w->degrees.pair, "windows", w->degrees.windows, "compute_seconds", w->compute,
+                                              "send_seconds", w->send, "traffic_bytes", w->traffic, "speed_up",
+                                              g->alone / group_plan_seconds(w)));
+    }
+    return json_pack("{s:i, s:f, s:o}", "ranks", g->ranks, "seconds_alone", g->alone, "ways", ways);
+}
+
+static void print_json(const struct avatar_plan *a, const struct group_plan *g)
 {
     json_t *stages = json_object();
     for (int i = 0; i < AVATAR_STAGE_COUNT; i++) {
         const struct avatar_cost *c = &a->stage[i];
         json_object_set_new(stages, avatar_stage_name((enum avatar_stage)i),
-                            json_pack("{s:I, s:I, s:I, s:f}", "weight_bytes", (json_int_t)c->weight_bytes,
+                            json_pack("{s:I, s:I, s:I, s:f, s:f}", "weight_bytes", (json_int_t)c->weight_bytes,
                                       "arena_bytes", (json_int_t)c->arena_bytes, "staging_bytes",
-                                      (json_int_t)c->staging_bytes, "flops", c->flops));
+                                      (json_int_t)c->staging_bytes, "flops", c->flops,
+                                      "traffic_bytes", c->traffic_bytes));
     }
     json_t *v = json_pack("{s:i, s:i, s:I, s:I, s:o, s:I, s:f}", "width", a->width, "height", a->height,
                           "frames", (json_int_t)a->n_frames, "latents", (json_int_t)a->n_latents, "stages",
                           stages, "peak_bytes", (json_int_t)a->peak_bytes, "flops", a->flops);
+    if (g)
+        json_object_set_new(v, "group", group_json(g));
     json_dumpf(v, stdout, JSON_COMPACT);
     printf("\n");
     json_decref(v);
 }
 
+static int plan(const struct planning *p, struct err *err)
+{
+    struct avatar *a = NULL;
+    struct group_plan *g = mem_zalloc(sizeof *g);
+    int rc = g ? avatar_open(&a, NULL, p->ckpts, p->fp8, err) : err_set(err, ERR_NOMEM, "plan: no memory");
+    if (rc == 0 && p->ranks > 1)
+        rc = group_plan_make(a, p->width, p->height, p->frames, (int)p->steps, (int)p->ranks,
+                             &(struct group_rates){p->tflops * 1e12, p->link * 1e9}, g, err);
+    else if (rc == 0)
+        rc = avatar_make_plan(a, p->width, p->height, p->frames, (int)p->steps, &g->first, err);
+    if (rc == 0 && p->json) {
+        print_json(&g->first, p->ranks > 1 ? g : NULL);
+    } else if (rc == 0) {
+        print_text(&g->first);
+        rc = p->ranks > 1 ? print_group(a, p, g, err) : 0;
+    }
+    mem_free(g);
+    avatar_close(a);
+    return rc;
+}
+
 int command_plan(int argc, char **argv)
 {
-    struct planning p = {.frames = 129, .steps = 50};
-    struct avatar_plan plan;
-    struct avatar *a = NULL;
+    struct planning p = {.frames = 129, .steps = 50, .ranks = 1, .tflops = 400, .link = 300};
     struct err err = {0};
     size_rule(704, 704, 704, &p.width, &p.height);
     int rc = read_words(&p, argc, argv, &err);
@@ -167,13 +237,6 @@ int command_plan(int argc, char **argv)
         return 0;
     }
     if (rc == 0)
-        rc = avatar_open(&a, NULL, p.ckpts, p.fp8, &err);
-    if (rc == 0)
-        rc = avatar_make_plan(a, p.width, p.height, p.frames, (int)p.steps, &plan, &err);
-    if (rc == 0 && p.json)
-        print_json(&plan);
-    else if (rc == 0)
-        print_text(&plan);
-    avatar_close(a);
+        rc = plan(&p, &err);
     return rc < 0 ? command_words_fail(argc, argv, &err) : 0;
 }

@@ -1,5 +1,6 @@
 /* test_plan.c -- the published model's sizes through the planning table: every list binds, plans are fast and
  * sane. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,6 +14,7 @@
 #include "common/mem.h"
 #include "common/str.h"
 #include "worker/model/avatar.h"
+#include "worker/model/group_plan.h"
 #include "worker/model/avatar_cost.h"
 #include "worker/model/avatar_full.h"
 #include "worker/model/avatar_parts.h"
@@ -227,6 +229,63 @@ static void test_cost_forms(void **state)
     json_decref(params);
 }
 
+/* ---- groups ---- */
+
+static int group(int64_t frames, int ranks, double link, struct group_plan *ret, struct err *err)
+{
+    struct avatar *a = NULL;
+    const struct group_rates rates = {.flops = 4e14, .bytes = link};
+    int rc = avatar_open(&a, NULL, NULL, false, err);
+    if (rc == 0)
+        rc = group_plan_make(a, 704, 704, frames, 50, ranks, &rates, ret, err);
+    avatar_close(a);
+    return rc;
+}
+
+static const struct group_way *way(const struct group_plan *g, int tokens, int pair, int windows)
+{
+    for (int i = 0; i < g->n_ways; i++) {
+        const struct comm_degrees *d = &g->way[i].degrees;
+        if (d->tokens == tokens && d->pair == pair && d->windows == windows)
+            return &g->way[i];
+    }
+    fail_msg("%d x %d x %d was not planned", tokens, pair, windows);
+    return NULL;
+}
+
+static void test_group_plan(void **state)
+{
+    struct group_plan g;
+    struct avatar_plan alone;
+    struct err err = {0};
+
+    (void)state;
+    plan(NULL, 704, 704, 129, 50, &alone);
+    assert_int_equal(group(129, 2, 3e11, &g, &err), 0);
+    assert_int_equal(g.n_ways, 2);
+    assert_true(fabs(g.alone - alone.flops / 4e14) < 1e-6);
+    /* Half of the tokens and heads: before attention q, k, v of them for the other's heads, behind it the other's tokens of the
+     * own ones. M H floats a block, 2 rows of 30 full steps and the 20 cached ones' last block. */
+    double m = 34.0 * 44 * 44 + 831, h = 3072, block = 4 * h * m, sent = (59 * 60 + 100) * block;
+    assert_true(way(&g, 2, 1, 1)->traffic > 0.95 * sent && way(&g, 2, 1, 1)->traffic < 1.05 * sent);
+    /* Guidance rows: a velocity a step, and tiles of the decoder. */
+    assert_true(way(&g, 1, 2, 1)->traffic < 0.01 * sent);
+    for (int i = 0; i < 2; i++)
+        assert_true(g.way[i].compute > 0.5 * g.alone && g.way[i].compute < 0.54 * g.alone);
+    assert_true(g.first.stage[AVATAR_DENOISE].traffic_bytes > 0 && g.first.stage[AVATAR_CONDITION].traffic_bytes == 0);
+
+    assert_int_equal(group(129, 8, 5e9, &g, &err), 0); /* a slow link: what talks less */
+    assert_true(g.way[0].degrees.pair == 2 && g.way[0].degrees.tokens == 4);
+    assert_int_equal(group(400, 8, 5e9, &g, &err), 0); /* four windows: those before all */
+    assert_true(g.way[0].degrees.windows == 4 && g.way[0].degrees.tokens == 1);
+    assert_true(g.n_ways == 6 && group_plan_seconds(&g.way[0]) <= group_plan_seconds(&g.way[5]));
+    assert_int_equal(group(129, 7, 3e11, &g, &err), 0); /* heads 4 4 4 3 3 3 3 */
+    assert_true(g.n_ways == 1 && g.way[0].compute > g.alone / 7 && g.way[0].compute < g.alone / 5.8);
+    assert_int_equal(group(129, 64, 3e11, &g, &err), ERR_NOFIT);
+    err_clear(&err);
+    assert_int_equal(group(129, 65, 3e11, &g, &err), ERR_INVALID);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -234,6 +293,7 @@ int main(void)
         cmocka_unit_test(test_plan_of_the_real_model), cmocka_unit_test(test_plan_grows),
         cmocka_unit_test(test_plan_of_a_checkpoint),   cmocka_unit_test(test_plan_refuses),
         cmocka_unit_test(test_cost_model),             cmocka_unit_test(test_cost_forms),
+        cmocka_unit_test(test_group_plan),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

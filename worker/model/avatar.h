@@ -16,6 +16,7 @@
 #include "worker/media/media.h"
 
 struct avatar;
+struct comm_degrees;
 struct comm_group;
 struct device;
 
@@ -84,6 +85,7 @@ struct avatar_result {
 struct avatar_cost {
     size_t weight_bytes, arena_bytes, staging_bytes;
     double flops;
+    double traffic_bytes; /* sent to the other ranks of a group */
 };
 struct avatar_plan {
     int width, height;
@@ -107,6 +109,9 @@ int avatar_component(const struct avatar *a, int i, const char **ret_name, const
 int avatar_size(int width, int height, int size, int *ret_w, int *ret_h);
 int avatar_make_plan(struct avatar *a, int width, int height, int64_t n_frames, int steps,
                      struct avatar_plan *ret, struct err *err);
+/* The same for one rank of a group that shares the work so; d NULL: alone. */
+int avatar_make_rank_plan(struct avatar *a, int width, int height, int64_t n_frames, int steps, const struct comm_degrees *d,
+                          int rank, struct avatar_plan *ret, struct err *err);
 /* Fills defaults: 25 fps, 50 steps, guidance 7.5, shift 5, round_bf16. */
 void avatar_request_init(struct avatar_request *q);
 int avatar_run(struct avatar *a, const struct avatar_request *q, const struct avatar_hooks *hooks,
