@@ -1,0 +1,36 @@
+/* lib_dnn.h -- attention and convolution by cuDNN 9, through its backend API in C. The door to that library is lib_dnn.c;
+ * without it, in the emulation of tests/cudaemu, and for what the library does not take, every call answers LIB_DNN_OWN and
+ * the caller goes its own way.
+ *
+ * Only on devices of precision bf16: its attention exists in 16 bits alone, and what it rounds is outside the bounds of f32.
+ */
+#ifndef KERNELS_CUDA_LIB_DNN_H
+#define KERNELS_CUDA_LIB_DNN_H
+
+#include "kernels/cuda/cuda.h"
+
+#define LIB_DNN_OWN 1 /* nothing was done */
+
+#if defined(TROUPE_CUDNN)
+#ifdef __cplusplus
+extern "C" {
+#endif
+/* As the ops of ops.h; 0, LIB_DNN_OWN, or the run's failure. Attention: ATTN_FULL alone. */
+int lib_dnn_attention(struct run *r, struct tensor y, struct tensor q, struct tensor k, struct tensor v, struct attn a);
+int lib_dnn_conv(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, const struct conv *c);
+#ifdef __cplusplus
+}
+#endif
+#else
+static inline int lib_dnn_attention(struct run *, struct tensor, struct tensor, struct tensor, struct tensor, struct attn)
+{
+    return LIB_DNN_OWN;
+}
+
+static inline int lib_dnn_conv(struct run *, struct tensor, struct tensor, struct tensor, struct tensor, const struct conv *)
+{
+    return LIB_DNN_OWN;
+}
+#endif
+
+#endif
