@@ -480,6 +480,8 @@ class Model(People):
         job.ghost = (a["host"], self.now)
         room = {n for n in self.on_host(job, a["host"]) if not self.workers[n].job or n == a["worker"]}
         there = sorted(n for n, t in held.items() if self.now - t < HOLD_MS and n in room)
+        for name in set(held) - set(there):  # who is silent, or has begun something else, is let go
+            del held[name]
         want = max(job.gmin, min(job.gmax, len(room)))
         if len(there) < want:
             return None
