@@ -103,7 +103,7 @@ class Job:
             body = json.dumps({"image": base64.b64encode(read(FACE)).decode(),
                                "audio": base64.b64encode(read(SPEECH)).decode(), **self.fields}).encode()
             kind = "application/json"
-        a = self.ask("POST", "/v1/jobs", body, (201,), Content_Type=kind, Idempotency_Key=self.key)
+        a = self.ask("POST", "/v1/jobs", body, (200, 201), Content_Type=kind, Idempotency_Key=self.key)
         job = a.json["id"]
         if self.id and job != self.id:
             if not self.may_be_lost():
