@@ -155,24 +155,27 @@ static void set_up(void)
     }
 }
 
-/* Device memory can be touched while this lives (CUDAEMU_HIDE=1: only then). */
+/* Device memory can be touched while this lives (CUDAEMU_HIDE=1: only then): all of it, or the blocks of a and b. */
 struct visible {
-    static void all(int how)
+    const char *a, *b;
+    bool all;
+    void protect(int how)
     {
-        for (const struct block &b : blocks) {
-            if (!b.pinned)
-                mprotect(b.map, b.map_bytes, how);
+        for (const struct block &k : blocks) {
+            bool has = (a >= k.map && a < k.map + k.map_bytes) || (b >= k.map && b < k.map + k.map_bytes);
+            if (!k.pinned && (all || has))
+                mprotect(k.map, k.map_bytes, how);
         }
     }
-    visible()
+    visible(const void *a_ = NULL, const void *b_ = NULL) : a((const char *)a_), b((const char *)b_), all(!a && !b)
     {
         if (e.hides)
-            all(PROT_READ | PROT_WRITE);
+            protect(PROT_READ | PROT_WRITE);
     }
     ~visible()
     {
         if (e.hides)
-            all(PROT_NONE);
+            protect(PROT_NONE);
     }
 };
 
@@ -229,7 +232,7 @@ static cudaError_t release(void *p, bool pinned)
         if (b.data != p || b.pinned != pinned)
             continue;
         {
-            struct visible v;
+            struct visible v(b.map);
             check_canary(b);
         }
         munmap(b.map - PAGE, b.map_bytes + 2 * PAGE);
@@ -658,7 +661,7 @@ static cudaError_t copy(void *dst, const void *src, size_t bytes, cudaMemcpyKind
     /* CUDA takes pageable memory too, and waits then: this project never wants that */
     if (async && ((!from && !inside(src, bytes, true)) || (!to && !inside(dst, bytes, true))))
         return failed(cudaErrorInvalidValue);
-    struct visible v;
+    struct visible v(dst, src);
     memmove(dst, src, bytes);
     return cudaSuccess;
 }
@@ -679,7 +682,7 @@ cudaError_t cudaMemset(void *dst, int value, size_t bytes)
         return sticky_error;
     if (!inside(dst, bytes, false))
         return failed(cudaErrorInvalidValue);
-    struct visible v;
+    struct visible v(dst);
     memset(dst, value, bytes);
     return cudaSuccess;
 }
