@@ -163,8 +163,9 @@ static int print_group(struct avatar *avatar, const struct planning *p, const st
     printf("\n%-24s %12s %12s %12s\n", "tokens x rows x windows", "computing", "sending", "speed-up");
     for (int i = 0; i < g->n_ways; i++) {
         const struct group_way *w = &g->way[i];
-        printf("%2d x %d x %-17d %10.2f s %10.2f s %12.2f%s\n", w->degrees.tokens, w->degrees.pair, w->degrees.windows, w->compute,
-               w->send, g->alone / group_plan_seconds(w), i == 0 ? "  taken" : "");
+        const struct comm_degrees *d = &w->degrees;
+        printf("%2d x %d x %-17d %10.2f s %10.2f s %12.2f%s\n", d->tokens, d->pair, d->windows, w->compute, w->send,
+               g->alone / group_plan_seconds(w), i == 0 ? "  taken" : "");
     }
     printf("\nat %g TFLOP/s and %g GB/s a rank, where nothing is hidden behind anything; alone %.2f s\n", p->tflops, p->link,
            g->alone);

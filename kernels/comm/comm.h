@@ -51,8 +51,8 @@ struct comm_piece {
 struct comm_carrier {
     const char *name;
     bool on_device; /* takes the device's memory; otherwise pieces are host memory */
-    /* out[i] goes to, in[i] comes from rank s->rank[i]; s->me's own is copied already where on_device is false. Returns when all of both is done: buffers are free
-     * again, also after a failure. */
+    /* out[i] goes to, in[i] comes from rank s->rank[i]; s->me's own is copied already where on_device is false. Returns when
+     * all of both is done: buffers are free again, also after a failure. */
     int (*exchange)(struct comm *c, const struct comm_set *s, const struct comm_piece *out, const struct comm_piece *in,
                     struct err *err);
     /* The same for a few bytes of host memory, where exchange takes the device's; NULL: exchange does. */

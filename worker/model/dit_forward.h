@@ -5,9 +5,9 @@
  *     dit_forward_pair(r, &scene, rows, latents, x, v);         x: two buffers of [N + n, H]
  *     v[1] = dit_forward_last(r, &scene, &later_row, x[1]);     cached step: x as the full step left it
  *
- * In a group (run.group) x has this rank's rows only: N of the picture, and its part of the text (dit_forward_share says which).
- * Where the guidance rows are on two halves, dit_forward_pair computes this half's row alone, and the other one's velocity comes
- * from there. Velocities are whole at every rank.
+ * In a group (run.group) x has this rank's rows only: N of the picture, and its part of the text
+ * (dit_forward_share says which). Where the guidance rows are on two halves, dit_forward_pair computes this
+ * half's row alone, and the other one's velocity comes from there. Velocities are whole at every rank.
  *
  * A row's x ends as the input of the last single block: that is all a cached step needs of it.
  * Image tokens after double block i are shown to the tap as "dit.double<i>.img", x after single block i as

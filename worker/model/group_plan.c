@@ -69,8 +69,9 @@ int group_plan_make(struct avatar *a, int width, int height, int64_t n_frames, i
         return rc;
     if (g.n_ways == 0)
         return err_set(err, ERR_NOFIT,
-                       "plan: %d ranks cannot share this video: it has %lld attention heads, 2 guidance rows and %d windows, and their "
-                       "parts must multiply to the number of ranks", ranks, (long long)heads, w.n_windows);
+                       "plan: %d ranks cannot share this video: it has %lld attention heads, 2 guidance rows and %d "
+                       "windows, and their parts must multiply to the number of ranks",
+                       ranks, (long long)heads, w.n_windows);
     *ret = g;
     return 0;
 }

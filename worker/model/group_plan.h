@@ -2,7 +2,8 @@
  * bytes sent counted), timed by a simple model, and the fastest is taken.
  *
  *     struct group_plan g;
- *     rc = group_plan_make(avatar, 704, 704, 129, 50, 8, &(struct group_rates){.flops = 400e12, .bytes = 300e9}, &g, &err);
+ *     const struct group_rates rates = {.flops = 400e12, .bytes = 300e9};
+ *     rc = group_plan_make(avatar, 704, 704, 129, 50, 8, &rates, &g, &err);
  *     comm_group_init(&group, comm, rank, &g.way[0].degrees, &err);
  *
  * Model: a rank computes at `flops` a second and sends at `bytes` a second, one after the other, nothing hidden behind anything.

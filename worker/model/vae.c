@@ -143,7 +143,8 @@ static void vae_strips_blend(struct run *r, struct vae_strips *s, const struct v
     s->n_left = n_w;
 }
 
-/* x [T, H, W, C] in spatial tiles, row by row. made: what the network makes of each tile, in that order; NULL: it is run here. */
+/* x [T, H, W, C] in spatial tiles, row by row. made: what the network makes of each tile, in that order; NULL: it
+ * is run here. */
 static struct tensor vae_space_tiled(struct run *r, const struct vae_way *w, struct tensor x, const struct tensor *made)
 {
     struct vae_cut c = vae_cut_of(w, false);
