@@ -44,6 +44,8 @@ enum { CONF_DISPATCHER = 1, CONF_WORKER = 2, CONF_CLI = 4, CONF_ALL = 7 };
     X(STR, port_file, "", 0, 0, "", CONF_DISPATCHER, "file that gets the port's number, once listening")     \
     X(INT, max_connections, "4096", 1, 1000000, "", CONF_DISPATCHER,                                         \
       "open connections; more wait to be accepted")                                                          \
+    X(INT, max_header_bytes, "5120", 4096, 262144, "", CONF_DISPATCHER,                                      \
+      "a request's line and headers together; an open connection takes about as much memory (bytes)")        \
     X(INT, idle_s, "75", 1, 3600, "", CONF_DISPATCHER,                                                       \
       "a silent connection is closed after so long (seconds)")                                               \
     X(NUM, redis_wait_s, "5", 0.1, 3600, "", CONF_DISPATCHER | CONF_WORKER,                                  \

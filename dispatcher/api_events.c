@@ -19,7 +19,7 @@ enum {
     TICK_MS = 1000,
     QUIET_MS = 15000,
     FETCHES_A_TICK = 256,
-    BLOCK = 4096,
+    BLOCK = 1024,
 };
 
 struct early {
@@ -123,6 +123,10 @@ static ssize_t on_bytes(void *cls, uint64_t pos, char *buf, size_t max)
     memcpy(buf, s->out.data, n);
     memmove(s->out.data, s->out.data + n, s->out.len - n);
     s->out.len -= n;
+    if (s->out.len == 0) { /* a silent stream keeps nothing */
+        buf_done(&s->out);
+        buf_init(&s->out, OUT_MAX);
+    }
     return (ssize_t)n;
 }
 

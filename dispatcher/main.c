@@ -94,6 +94,7 @@ static void on_first(struct app *app, int rc, const struct err *why)
         .app = app,
         .max_connections = (unsigned)app->conf.max_connections,
         .idle_s = (unsigned)app->conf.idle_s,
+        .header_bytes = (unsigned)app->conf.max_header_bytes,
         .max_body_memory = (uint64_t)app->conf.max_json_bytes + SMALL_BODIES,
     };
     tenants_push(app->tenants); /* before the first submit can come */

@@ -11,7 +11,8 @@
  * 2. After MHD_resume_connection nothing wakes the loop: server_wake arms the timer at 0 ms.
  * 3. A suspended connection is out of the epoll set, so its loss goes unseen: every park has a deadline of its own and
  *    event streams write a comment line now and then.
- * 4. Each connection holds a fixed pool for headers and buffers: POOL_BYTES is also the limit of a request's headers.
+ * 4. Each connection holds a fixed pool for headers and buffers, which is also the limit of a request's headers: the setting
+ *    max_header_bytes decides what ten thousand parked requests take.
  */
 #include "dispatcher/server.h"
 
@@ -34,7 +35,6 @@ enum {
     LISTENERS = 8,
     BACKLOG = 1024,
     ACCEPTS_A_TURN = 64, /* fairness: then the loop looks at the others */
-    POOL_BYTES = 16 * 1024,
     DRAIN_IDLE_S = 2,
     ACCEPT_PAUSE_MS = 100, /* out of descriptors: try again then */
     LOOK_MS = 1000,        /* how often late clients are looked for */
@@ -421,7 +421,7 @@ static struct MHD_Daemon *daemon_start(struct server *s)
                             MHD_OPTION_EXTERNAL_LOGGER, on_library_log, NULL,
                             MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_CONNECTION_LIMIT, s->opts.max_connections + 8,
                             MHD_OPTION_CONNECTION_TIMEOUT, s->opts.idle_s,
-                            MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)POOL_BYTES,
+                            MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)s->opts.header_bytes,
                             MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
                             MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
                             MHD_OPTION_END);

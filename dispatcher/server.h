@@ -1,6 +1,6 @@
 /* server.h -- HTTP/1.1 on the loop: listening sockets, libmicrohttpd, and the life of each request.
  *
- *     struct server_opts o = {.app = app, .max_connections = 1024, .idle_s = 75};
+ *     struct server_opts o = {.app = app, .max_connections = 1024, .idle_s = 75, .header_bytes = 5120};
  *     rc = server_new(loop, &o, &s, err);
  *     rc = server_listen(s, "127.0.0.1", 0, &port, err);
  *     ...                                    uv_run
@@ -26,6 +26,7 @@ struct server_opts {
     struct app *app;
     unsigned max_connections;
     unsigned idle_s;           /* silence on a connection that is not parked; also for the headers of a request */
+    unsigned header_bytes;     /* of a request; a parked connection takes about as much */
     uint64_t max_body_memory;  /* bytes of bodies held in memory by all requests together */
 };
 
