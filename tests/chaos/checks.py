@@ -6,8 +6,8 @@ import re
 from api_tools import unpack_at
 
 BASE = b"{avatar}:"
-# What may be there when no job is: counters, statistics, settings, workers, events.
-ALLOWED = (r"meta|events|wake|hist|rate|gpu|model|offers|workers|worker:.*|idle:.*|tenants|tenant:.*|vt:.*|paused")
+# What may be there when no job is: counters, statistics, settings, workers, events, folders that are looked at once more.
+ALLOWED = (r"again|meta|events|wake|hist|rate|gpu|model|offers|workers|worker:.*|idle:.*|tenants|tenant:.*|vt:.*|paused")
 OF_JOBS = r"wait|line:.*|turn:.*|turns|lines:.*|lease|delayed|clock|forming:.*|hooks|hook:.*|hookjob:.*"
 FINAL = ("done", "failed", "cancelled", "timed_out")
 

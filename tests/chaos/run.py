@@ -60,7 +60,9 @@ class Run:
         while time.time() < self.deadline + 20:
             before = time.time()
             time.sleep(TICK_S)
-            self.lag_s = max(self.lag_s, time.time() - before - TICK_S)
+            lag = time.time() - before - TICK_S
+            self.lag_s = max(self.lag_s, lag)
+            self.deadline += lag if lag > LEASE_S / 2 else 0  # nobody else could do anything either
 
     # ---- what clients ask ----
 
