@@ -165,6 +165,8 @@ int args_read(struct cli *c, int argc, char **argv, const struct arg *own, bool 
                      ? err_set(err, ERR_INVALID, "at most %d words at once are taken", ARGS_WORDS)
                      : err_set(err, ERR_INVALID, "unexpected word %s: see troupe %s --help", argv[i], c->name);
     }
+    if (rc == 0 && !c->server[0])
+        rc = str_format(c->server, sizeof c->server, "http://127.0.0.1:%d", (int)c->conf.port);
     if (rc == 0 && r.n < n_words && !r.help)
         rc = err_set(err, ERR_INVALID, "a word is missing: see troupe %s --help", c->name);
     if (rc < 0)
@@ -192,7 +194,7 @@ void args_help(const struct cli *c, const char *words, const char *summary, cons
         buf_printf(&b, "  %-26s %s\n", head, a->help);
     }
     buf_printf(&b, "  %-26s %s\n  %-26s %s\n", "--json", "answer as one JSON value", "--server URL",
-               "the dispatcher [http://127.0.0.1:8000; TROUPE_SERVER]");
+               "the dispatcher [this machine's at --port; TROUPE_SERVER]");
     if (request) {
         buf_puts(&b, "\nThe request (also --steps, --guidance, --shift, --frames):\n");
         schema_help(schema_find("avatar"), &b);

@@ -19,7 +19,7 @@ enum { CLI_OK, CLI_FAILED, CLI_USAGE };
 struct cli {
     struct conf conf; /* environment and --config are in; a command's flags go on top */
     bool json;        /* --json */
-    char server[256]; /* http://127.0.0.1:8000: --server, TROUPE_SERVER */
+    char server[256]; /* --server, TROUPE_SERVER, or this machine at the setting port */
     const char *name; /* of the sub-command, for messages */
 };
 

@@ -116,9 +116,7 @@ static int load(struct cli *c, int argc, char **argv, struct err *err)
     int rc = conf_environment(&c->conf, CONF_CLI, file, err);
     if (rc == 0 && server)
         rc = str_copy(c->server, sizeof c->server, server);
-    else if (rc == 0)
-        rc = str_format(c->server, sizeof c->server, "http://127.0.0.1:%d", (int)c->conf.port);
-    return rc;
+    return rc; /* else args_read takes this machine's, at the port that the flags may name */
 }
 
 static int no_command(const char *name)

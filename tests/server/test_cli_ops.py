@@ -85,6 +85,17 @@ def test_queue(troupe, api, worker):
     assert "paused: " in troupe.out("queue") and "the queue" in troupe.out("queue")
 
 
+def test_port_alone(dispatcher):
+    """On this machine the port is enough, as a flag or in the environment; the address wins."""
+    person = Person(dispatcher.port)
+    del person.env["TROUPE_SERVER"]
+    assert "waiting" in person.out("queue", "--port", str(dispatcher.port))
+    person.env["TROUPE_PORT"] = str(dispatcher.port)
+    assert "waiting" in person.out("queue")
+    done = person("queue", "--server", NOWHERE)
+    assert done.returncode != 0 and NOWHERE in done.stderr, done
+
+
 def test_why(troupe, api, worker):
     first, second = api.submit(), api.submit()
     lines = troupe.out("why", second).splitlines()
