@@ -179,6 +179,51 @@ static struct conv_shape shape_of(struct tensor y, struct tensor x, struct tenso
     return f;
 }
 
+#if defined(TROUPE_CUDNN)
+struct padded_each {
+    uint16_t *dst;
+    struct cuda_view4 x;
+    int64_t rows, columns; /* of dst */
+    int64_t from[3];
+    bool replicate;
+    __device__ void operator()(int64_t i, int64_t k) const
+    {
+        int64_t line = i / columns, at[3] = {from[0] + line / rows, from[1] + line % rows, from[2] + i - line * columns};
+        bool here = true;
+        for (int d = 0; d < 3; d++) {
+            int64_t in = max((int64_t)0, min(at[d], x.shape[d] - 1));
+            here &= replicate || in == at[d];
+            at[d] = in;
+        }
+        dst[i * x.shape[3] + k] = here ? cuda_bf16_from_f32(cuda_at4(x, at[0], at[1], at[2], k)[0]) : 0;
+    }
+};
+
+int lib_dnn_padded(struct run *r, struct tensor dst, struct tensor x, const int64_t from[3], bool replicate)
+{
+    struct padded_each f = {(uint16_t *)dst.data, cuda_view4_of(x), dst.shape[1], dst.shape[2], {from[0], from[1], from[2]}, replicate};
+    return cuda_each(r, f, tensor_rows(dst), dst.shape[3]);
+}
+
+struct finish_each {
+    float *y;
+    const void *b;
+    int b_dtype, act;
+    int64_t n;
+    __device__ void operator()(int64_t row, int64_t k) const
+    {
+        float v = y[row * n + k];
+        y[row * n + k] = cuda_act_f32(act, b ? v + cuda_load(b, b_dtype, k) : v);
+    }
+};
+
+int lib_dnn_finish(struct run *r, struct tensor y, struct tensor b, enum act act)
+{
+    struct finish_each f = {(float *)y.data, b.data, b.dtype, act, y.shape[3]};
+    return !b.data && act == ACT_NONE ? 0 : cuda_each(r, f, tensor_rows(y), y.shape[3]);
+}
+#endif
+
 int cuda_conv(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, const struct conv *c)
 {
     struct conv_shape f = shape_of(y, x, w, b, c);

@@ -3,8 +3,8 @@
  * take (row strides that differ, no algorithm): the caller goes its own way.
  *
  * What precision is allowed is the device's: f32 multiplies f32 by f32 in f32, no TF32, weights widened exactly; bf16 rounds
- * the activations to bf16 (f16 for f16 weights) for the tensor cores, which add in f32. fp8 weights are widened to bf16, which
- * is exact, and their scale multiplies the sum.
+ * the activations (and f32 and f16 weights) to bf16 for the tensor cores, which add in f32. fp8 weights are widened to bf16,
+ * which is exact, and their scale multiplies the sum: activations are never fp8, no bound of ours allows three bits.
  */
 #ifndef KERNELS_CUDA_LIB_BLAS_H
 #define KERNELS_CUDA_LIB_BLAS_H

@@ -18,6 +18,10 @@ extern "C" {
 /* As the ops of ops.h; 0, LIB_DNN_OWN, or the run's failure. Attention: ATTN_FULL alone. */
 int lib_dnn_attention(struct run *r, struct tensor y, struct tensor q, struct tensor k, struct tensor v, struct attn a);
 int lib_dnn_conv(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, const struct conv *c);
+/* Kernels that it needs, in conv.cu: dst (bf16, contiguous) = x from `from` on, and beyond its edges their value or zero;
+ * y = act(y + b[C]), in place. */
+int lib_dnn_padded(struct run *r, struct tensor dst, struct tensor x, const int64_t from[3], bool replicate);
+int lib_dnn_finish(struct run *r, struct tensor y, struct tensor b, enum act act);
 #ifdef __cplusplus
 }
 #endif
