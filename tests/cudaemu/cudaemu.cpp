@@ -65,6 +65,8 @@ struct thread {
 
 static struct {
     struct thread threads[THREADS_MAX];
+    struct thread *turns[THREADS_MAX]; /* the threads in this launch's order */
+    uint32_t alive[THREADS_MAX / 32], waiting[THREADS_MAX / 32]; /* lanes of each warp: not ended; at a warp's barrier */
     struct fiber fibers[THREADS_MAX], *idle[THREADS_MAX];
     int n_fibers, n_idle;
     struct fiber main;
@@ -329,32 +331,30 @@ static struct fiber *fiber_new(void)
 /* Where all of a group have come, each has its result and goes on. */
 static bool warp_done(struct thread *any)
 {
-    int first = any->id.number / 32 * 32;
-    uint64_t ballot = 0;
-    for (int lane = 0; lane < 32 && first + lane < e.n; lane++) {
-        struct thread *t = &e.threads[first + lane];
-        if (!(any->mask >> lane & 1) || t->is == ENDED)
-            continue;
-        if (t->is != AT_WARP || t->mask != any->mask)
+    int warp = any->id.number / 32, first = warp * 32;
+    uint32_t group = any->mask & e.alive[warp];
+    uint64_t got[32], ballot = 0;
+    if ((group & e.waiting[warp]) != group)
+        return false;
+    for (uint32_t left = group; left; left &= left - 1) {
+        struct thread *t = &e.threads[first + __builtin_ctz(left)];
+        if (t->mask != any->mask)
             return false;
         if (t->what != any->what || t->line != any->line || t->file != any->file)
             die("threads of a warp meet at %s:%d and %s:%d", any->file, any->line, t->file, t->line);
-        ballot |= t->value ? (uint64_t)1 << lane : 0;
+        ballot |= t->value ? (uint64_t)1 << __builtin_ctz(left) : 0;
     }
-    uint64_t got[32];
-    for (int lane = 0; lane < 32 && first + lane < e.n; lane++) {
-        struct thread *t = &e.threads[first + lane];
-        int src = first + t->src;
-        bool here = t->src >= 0 && t->src < 32 && src < e.n && (any->mask >> t->src & 1) && e.threads[src].is == AT_WARP;
-        got[lane] = t->what == CUDAEMU_BALLOT ? ballot : here ? e.threads[src].value : ~(uint64_t)0; /* undefined: NaN */
+    for (uint32_t left = group; left; left &= left - 1) {
+        int lane = __builtin_ctz(left), src = e.threads[first + lane].src;
+        bool here = src >= 0 && src < 32 && (group >> src & 1);
+        got[lane] = any->what == CUDAEMU_BALLOT ? ballot : here ? e.threads[first + src].value : ~(uint64_t)0; /* NaN */
     }
-    for (int lane = 0; lane < 32 && first + lane < e.n; lane++) {
-        struct thread *t = &e.threads[first + lane];
-        if ((any->mask >> lane & 1) && t->is == AT_WARP) {
-            t->value = got[lane];
-            t->is = READY;
-        }
+    for (uint32_t left = group; left; left &= left - 1) {
+        struct thread *t = &e.threads[first + __builtin_ctz(left)];
+        t->value = got[__builtin_ctz(left)];
+        t->is = READY;
     }
+    e.waiting[warp] &= ~group;
     return true;
 }
 
@@ -370,6 +370,7 @@ uint64_t cudaemu_warp(int what, unsigned mask, uint64_t value, int src, const ch
     t->file = file;
     t->line = line;
     t->is = AT_WARP;
+    e.waiting[t->id.number / 32] |= (uint32_t)1 << t->id.number % 32;
     if (!warp_done(t))
         go(t->fiber, &e.main);
     return t->value;
@@ -432,6 +433,7 @@ static void resume(struct thread *t)
     if (t->is != ENDED)
         return;
     e.idle[e.n_idle++] = t->fiber;
+    e.alive[t->id.number / 32] &= ~((uint32_t)1 << t->id.number % 32);
     for (int i = t->id.number / 32 * 32, lane = 0; lane < 32 && i < e.n; lane++, i++) { /* it may have been waited for */
         if (e.threads[i].is == AT_WARP)
             warp_done(&e.threads[i]);
@@ -464,7 +466,7 @@ static uint64_t scramble(uint64_t z)
     return z ^ (z >> 31);
 }
 
-static void run_block(const struct order &order)
+static void run_block(void)
 {
     if (__start_cudaemu_shared)
         memset(__start_cudaemu_shared, 0xff, (size_t)(__stop_cudaemu_shared - __start_cudaemu_shared));
@@ -472,13 +474,16 @@ static void run_block(const struct order &order)
     memset(dynamic - 128, CANARY, 128);
     memset(dynamic, 0xff, e.n_shared);
     memset(dynamic + e.n_shared, CANARY, (size_t)(e.shared - dynamic) - e.n_shared);
-    for (int i = 0; i < e.n; i++)
+    for (int i = 0; i < e.n; i++) {
         e.threads[i].is = FRESH;
+        e.waiting[i / 32] = 0;
+        e.alive[i / 32] |= (uint32_t)1 << i % 32;
+    }
     for (bool left = true; left;) {
         bool moved = false;
         left = false;
         for (int i = 0; i < e.n; i++) {
-            struct thread *t = &e.threads[order.at((uint64_t)i)];
+            struct thread *t = e.turns[i];
             if (t->is == FRESH || t->is == READY) {
                 resume(t);
                 moved = true;
@@ -538,10 +543,13 @@ void cudaemu_run(const char *types, const char *kernel, const void *function, di
     }
     uint64_t random = scramble(e.seed * 0x9e3779b97f4a7c15u + e.launches * 0xd1342543de82ef95u);
     struct order order(((uint64_t)grid.x * grid.y) * grid.z, random), inner((uint64_t)e.n, scramble(random + 1));
+    for (int i = 0; i < e.n; i++)
+        e.turns[i] = &e.threads[inner.at((uint64_t)i)];
+    memset(e.alive, 0, sizeof e.alive);
     for (uint64_t i = 0; i < order.n; i++) {
         uint64_t at = order.at(i);
         cudaemu_block = {(unsigned)(at % grid.x), (unsigned)(at / grid.x % grid.y), (unsigned)(at / grid.x / grid.y)};
-        run_block(inner);
+        run_block();
     }
     e.kernel = NULL;
 }
