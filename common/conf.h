@@ -79,6 +79,7 @@ enum { CONF_DISPATCHER = 1, CONF_WORKER = 2, CONF_CLI = 4, CONF_ALL = 7 };
       "latents after each step: bf16, as the reference rounds them, or f32 for tight comparisons")           \
     X(STR, precision, "f32", 0, 0, "", CONF_WORKER | CONF_CLI, "of linear weights on the CPU: f32 or bf16")  \
     X(BOOL, fp8, "no", 0, 1, "", CONF_WORKER | CONF_CLI, "use the fp8 transformer of the checkpoint folder") \
+    X(BOOL, gang, "no", 0, 1, "", CONF_WORKER, "take part in jobs that several devices of this host share")  \
     X(STR, noise, "", 0, 0, "", CONF_WORKER,                                                                 \
       "every job takes its noise from this safetensors file (comparisons)")                                  \
     X(STR, dump, "", 0, 0, "", CONF_WORKER,                                                                  \

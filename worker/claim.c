@@ -18,6 +18,7 @@
 #include "common/str.h"
 #include "common/version.h"
 #include "kernels/device.h"
+#include "worker/gang.h"
 #include "worker/generator.h"
 #include "worker/lease.h"
 #include "worker/pipeline.h"
@@ -28,6 +29,7 @@
 #define SETTLE_S 600 /* Redis may be away so long before a finished job is left to its lease */
 #define STOPPING_S 3 /* the same for a worker that was told to stop */
 #define QUIET_MS 500
+#define HELD_MS 50 /* held for a gang: the lease begins when the last of it claims */
 #define PLAN_MS 20
 #define GENERATORS_MAX 8
 #define WEIGHTS_TEXT 96
@@ -51,8 +53,11 @@ struct claim {
     struct cost_model model;
     bool away;           /* Redis did not answer last time */
     bool quiet;          /* told to take nothing */
+    bool held;           /* for a job of several devices */
     char process[JOB_ID]; /* claims are numbered within it */
     int64_t n_claims;
+    int rank;       /* in the job in work; 0 alone */
+    char host[64];  /* whose workers make gangs with this one; "" for none */
     char token[64]; /* of the claim that was not answered yet; "" for none */
 };
 
@@ -118,7 +123,7 @@ static json_t *worker_info(void *arg, bool busy)
     json_t *info = json_pack("{s:i,s:s,s:s,s:s,s:I,s:s,s:s,s:s,s:i,s:s,s:s,s:i,s:s,s:s}", "pid", (int)getpid(), "host",
                              host, "device", d->name, "kind", d->kind, "memory_bytes", (json_int_t)memory_of(c),
                              "version", version_text(), "build", version_build(), "generators", c->generators, "ver",
-                             JOB_VERSION, "labels", c->env.conf->labels, "warm", warm, "gang", 0, "state",
+                             JOB_VERSION, "labels", c->env.conf->labels, "warm", warm, "gang", c->host[0] != 0, "state",
                              busy ? "busy" : "ready", "components", text ? text : "[]");
     if (info)
         add_models(c, info);
@@ -263,7 +268,8 @@ static void release_job(struct claim *c, const struct queue_claimed *job)
 static void on_progress(void *arg, const char *stage, int64_t step, int64_t total, double eta_s)
 {
     const struct claim *c = arg;
-    lease_progress(c->lease, stage, step, total, eta_s);
+    if (c->rank == 0) /* speaks for all */
+        lease_progress(c->lease, stage, step, total, eta_s);
 }
 
 /* The generator is in memory now, and of which weights. */
@@ -275,10 +281,11 @@ static void note_warm(struct claim *c, size_t generator, const json_t *report)
     pthread_mutex_unlock(&c->lock);
 }
 
-static int run_pipeline(struct claim *c, const struct queue_claimed *job, json_t **ret_result, json_t **ret_report,
-                        struct err *err)
+static int run_pipeline(struct claim *c, const struct queue_claimed *job, struct gang *gang, json_t **ret_result,
+                        json_t **ret_report, struct err *err)
 {
-    struct pipeline_hooks hooks = {.arg = c, .cancel = lease_cancel(c->lease), .progress = on_progress};
+    struct pipeline_hooks hooks = {
+        .arg = c, .cancel = lease_cancel(c->lease), .progress = on_progress, .gang = gang};
     for (size_t i = 0; generator_at(i); i++) {
         if (strcmp(generator_at(i)->name, job->job.generator) != 0)
             continue;
@@ -291,6 +298,30 @@ static int run_pipeline(struct claim *c, const struct queue_claimed *job, json_t
     return err_set(err, ERR_UNSUPPORTED, "generator: this worker has no '%s'", job->job.generator);
 }
 
+/* The same by all workers of a gang: meets them first. What goes wrong here goes wrong for all. */
+static int run_shared(struct claim *c, const struct queue_claimed *job, struct gang **ret_gang, json_t **ret_result,
+                      json_t **ret_report, struct err *err)
+{
+    c->rank = job->rank;
+    if (job->size <= 1)
+        return run_pipeline(c, job, NULL, ret_result, ret_report, err);
+    int rc = gang_form(ret_gang, c->env.conf->volume, job->job.id, job->attempt, job->rank, job->size, err);
+    LOG(INFO, "gang", log_str("job", job->job.id), log_int("attempt", job->attempt), log_int("rank", job->rank),
+        log_int("size", job->size), log_str("why", rc < 0 ? err->text : NULL));
+    return rc < 0 ? rc : run_pipeline(c, job, *ret_gang, ret_result, ret_report, err);
+}
+
+/* A rank behind the first says nothing of the job's end; its lease is part of the attempt until rank 0 has settled. */
+static void end_rank(struct claim *c, const struct queue_claimed *job, struct gang *gang, int rc, const struct err *err)
+{
+    if (rc == 0)
+        gang_wait(gang);
+    gang_leave(gang, rc, err->text);
+    lease_drop(c->lease);
+    LOG(INFO, "part of a job ended", log_str("job", job->job.id), log_int("attempt", job->attempt),
+        log_int("rank", job->rank), log_code(rc), log_str("why", rc < 0 ? err->text : NULL));
+}
+
 /* Returns ERR_DEVICE when the device is lost for this process. */
 static int run_job(struct claim *c, const struct queue_claimed *job)
 {
@@ -300,14 +331,26 @@ static int run_job(struct claim *c, const struct queue_claimed *job)
     LOG(INFO, "job claimed", log_str("job", job->job.id), log_int("attempt", job->attempt),
         log_int("fails", job->fails), log_int("deaths", job->deaths), log_str("trace", trace_of(&job->job)));
     CRASH_POINT(worker_claimed);
-    lease_hold(c->lease, job->job.id, job->attempt);
+    lease_hold(c->lease, job->job.id, job->attempt, job->rank);
     CRASH_POINT(worker_held);
-    int rc = run_pipeline(c, job, &result, &report, &err);
+    struct gang *gang = NULL;
+    int rc = run_shared(c, job, &gang, &result, &report, &err);
     CRASH_POINT_IF(rc == 0, worker_computed);
+    if (job->rank > 0) {
+        end_rank(c, job, gang, rc, &err);
+        json_decref(report);
+        return rc == ERR_DEVICE ? rc : 0;
+    }
+    if (rc < 0) { /* the others need not wait for what follows */
+        gang_leave(gang, rc, err.text);
+        gang = NULL;
+    }
     enum lease_why why = lease_drop(c->lease);
     LOG(DEBUG, "job computed", log_str("job", job->job.id), log_code(rc),
         log_num("seconds", (double)(clock_us() - began) / 1e6));
-    if (rc == 0 || why == LEASE_GO_ON || (why == LEASE_ASKED && rc == ERR_CANCEL))
+    if (job->size > 1 && rc == ERR_CANCEL && why == LEASE_GO_ON)
+        release_job(c, job); /* another rank stops: nobody has said that the job is to */
+    else if (rc == 0 || why == LEASE_GO_ON || (why == LEASE_ASKED && rc == ERR_CANCEL))
         settle_job(c, job, rc, err.text, result, report); /* a whole result of a lost attempt is kept as late */
     else if (why == LEASE_DRAIN && rc == ERR_CANCEL)
         release_job(c, job);
@@ -315,6 +358,7 @@ static int run_job(struct claim *c, const struct queue_claimed *job)
         settle_job(c, job, rc, err.text, NULL, NULL);
     else
         leave_job(c, job);
+    gang_leave(gang, 0, NULL);
     json_decref(result);
     json_decref(report);
     return rc == ERR_DEVICE ? rc : 0;
@@ -331,7 +375,8 @@ static int claim_one(struct claim *c, bool *ret_idle, struct err *err)
                                 .token = c->token,
                                 .labels = c->env.conf->labels,
                                 .warm = warm,
-                                .device = c->env.device->name};
+                                .device = c->env.device->name,
+                                .host = c->host[0] ? c->host : NULL};
     struct queue_claimed job = {0};
     warm_list(c, warm, sizeof(warm));
     if (!c->token[0] && c->process[0])
@@ -344,11 +389,13 @@ static int claim_one(struct claim *c, bool *ret_idle, struct err *err)
         rc = queue_read_claim(c->reply.data, c->reply.len, &job, err);
     }
     c->quiet = job.quiet;
+    c->held = job.gang[0] != 0;
     if (rc < 0 || !job.got)
         return rc;
     *ret_idle = false;
     rc = run_job(c, &job);
     job_done(&job.job);
+    json_decref(job.ranks);
     return rc;
 }
 
@@ -406,9 +453,11 @@ static int serve(struct claim *c, struct err *err)
             LOG(ERROR, "a claim failed", log_code(rc), log_str("why", why.text));
         if (rc == 0 && c->quiet) /* and leaves the wake tokens to the others */
             clock_sleep_us(QUIET_MS * CLOCK_MS);
+        else if (rc == 0 && c->held)
+            clock_sleep_us(HELD_MS * CLOCK_MS);
         else if (rc < 0 || idle)
             wait_for_work(c);
-        if (rc == 0 && idle)
+        if (rc == 0 && idle && !c->held)
             plan_costs(c);
     }
     return 0;
@@ -466,6 +515,8 @@ static int start(struct claim *c, struct err *err)
     struct lease_options o = {
         .conf = conf, .queue = &c->queue, .worker = c->worker, .info = worker_info, .info_arg = c};
     make_name(conf, c->worker, sizeof(c->worker));
+    if (conf->gang)
+        gethostname(c->host, sizeof(c->host) - 1);
     if (job_make_id(c->process) < 0)
         c->process[0] = 0;
     if (conf->renew_s * 2 > (double)conf->lease_s)

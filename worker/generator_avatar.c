@@ -99,6 +99,11 @@ static int read_seed(struct work *w, struct err *err)
         if (getrandom(&w->q.seed, sizeof(w->q.seed), 0) != (ssize_t)sizeof(w->q.seed))
             return err_set(err, ERR_IO, "no random numbers for the seed");
         w->q.seed >>= 12; /* below 2^53: exact in every client's JSON */
+        if (pipeline_gang(w->p)) { /* one seed for all */
+            int rc = gang_share(pipeline_gang(w->p), &w->q.seed, sizeof(w->q.seed), err);
+            if (rc < 0)
+                return rc;
+        }
     }
     pipeline_seed(w->p, w->q.seed);
     return 0;
@@ -144,9 +149,12 @@ static int read_inputs(struct work *w, struct err *err)
 static int plan_size(struct work *w, int size, int64_t n_frames, struct avatar_plan *ret, struct err *err)
 {
     int width = w->q.width, height = w->q.height;
+    struct gang *gang = pipeline_gang(w->p);
     if (!width && avatar_size(w->image.width, w->image.height, size, &width, &height) < 0)
         return err_set(err, ERR_INVALID, "size: an image of %d x %d cannot be brought to size %d",
                        w->image.width, w->image.height, size);
+    if (gang && size == w->q.size)
+        return gang_split(gang, w->state->avatar, width, height, n_frames, w->q.steps, w->state->env->device->kind, ret, err);
     return avatar_make_plan(w->state->avatar, width, height, n_frames, w->q.steps, ret, err);
 }
 
@@ -247,7 +255,8 @@ static int run_work(struct work *w, struct err *err)
                                  .cancel = pipeline_cancel(w->p),
                                  .progress = on_progress,
                                  .warn = on_warn,
-                                 .frames = on_frames};
+                                 .frames = on_frames,
+                                 .group = gang_group(pipeline_gang(w->p))};
     struct avatar_result result;
     int rc = read_inputs(w, err);
     if (rc == 0)

@@ -30,6 +30,7 @@
 struct held {
     char id[JOB_ID]; /* "" for no job */
     int64_t attempt;
+    int rank;   /* of a gang */
     bool fresh; /* progress that was not sent yet */
     char stage[24];
     int64_t step, total;
@@ -92,7 +93,7 @@ static void hear(struct lease *l, const struct held *h)
 static void renew(struct lease *l, const struct held *h)
 {
     const struct conf *c = l->o.conf;
-    if (send(l, queue_cmd_renew(&l->cmd, l->o.queue, h->id, h->attempt, 0, c->lease_s * 1000, NULL)) == 0)
+    if (send(l, queue_cmd_renew(&l->cmd, l->o.queue, h->id, h->attempt, h->rank, c->lease_s * 1000, NULL)) == 0)
         hear(l, h);
     CRASH_POINT(worker_renewed);
 }
@@ -277,10 +278,10 @@ void lease_end(struct lease *l)
     lease_free(l);
 }
 
-void lease_hold(struct lease *l, const char *id, int64_t attempt)
+void lease_hold(struct lease *l, const char *id, int64_t attempt, int rank)
 {
     pthread_mutex_lock(&l->lock);
-    l->held = (struct held){.attempt = attempt, .eta_s = -1};
+    l->held = (struct held){.attempt = attempt, .rank = rank, .eta_s = -1};
     str_copy(l->held.id, sizeof(l->held.id), id);
     l->why = LEASE_GO_ON;
     l->renewed_us = clock_us(); /* the claim was a renewal */

@@ -3,7 +3,7 @@
  * connection of its own.
  *
  *     rc = lease_start(&l, &options, &err);          SIGTERM and SIGINT must be blocked in the whole process
- * before lease_hold(l, job.id, attempt);                from now on renewed
+ * before lease_hold(l, job.id, attempt, rank);              from now on renewed
  *     ... compute; lease_progress(l, "denoise", 3, 10, 4.5); *lease_cancel(l) becomes non-zero: stop
  *     switch (lease_drop(l)) ...                     why, if so
  *     lease_end(l);
@@ -46,7 +46,8 @@ struct lease_options {
 int lease_start(struct lease **ret, const struct lease_options *o, struct err *err);
 void lease_end(struct lease *l); /* takes the worker's entry out of Redis; NULL: fine */
 
-void lease_hold(struct lease *l, const char *id, int64_t attempt);
+/* rank: of a gang; 0 alone. */
+void lease_hold(struct lease *l, const char *id, int64_t attempt, int rank);
 enum lease_why lease_drop(struct lease *l);
 void lease_progress(struct lease *l, const char *stage, int64_t step, int64_t total, double eta_s);
 const atomic_int *lease_cancel(const struct lease *l); /* non-zero: stop */

@@ -94,6 +94,11 @@ const atomic_int *pipeline_cancel(const struct pipeline *p)
     return p->hooks->cancel;
 }
 
+struct gang *pipeline_gang(const struct pipeline *p)
+{
+    return p->hooks->gang;
+}
+
 static int cancelled(const struct pipeline *p, struct err *err)
 {
     if (p->hooks->cancel && atomic_load(p->hooks->cancel))
@@ -363,7 +368,7 @@ int pipeline_run(const struct generator *g, void *state, const struct generator_
     int rc = begin(p, err);
     if (rc == 0)
         rc = g->run(state, p, err);
-    if (rc == 0)
+    if (rc == 0 && gang_rank(hooks->gang) == 0)
         rc = publish(p, worker, ret_result, err);
     if (p->mp4)
         mp4_abort(p->mp4);

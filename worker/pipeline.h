@@ -17,6 +17,7 @@
 #include "common/err.h"
 #include "common/job.h"
 #include "common/json.h"
+#include "worker/gang.h"
 #include "worker/generator.h"
 #include "worker/media/audio_in.h"
 #include "worker/media/media.h"
@@ -25,9 +26,12 @@ struct pipeline_hooks {
     void *arg;
     const atomic_int *cancel; /* non-zero: stop with ERR_CANCEL */
     void (*progress)(void *arg, const char *stage, int64_t step, int64_t total, double eta_s);
+    struct gang *gang; /* borrowed: the workers that share the job; NULL: alone */
 };
 
-/* *ret_result: the result object of common/PROTOCOL.md, *ret_report: what the report file holds; owned by the
+/* Of a gang rank 0 alone has frames, publishes, and returns a result (the others NULL).
+ *
+ * *ret_result: the result object of common/PROTOCOL.md, *ret_report: what the report file holds; owned by the
  * caller. Errors carry the stage in their sentence only where it helps; the code decides what becomes of the job
  * (err_then). worker: for the report.
  */
@@ -38,6 +42,7 @@ int pipeline_run(const struct generator *g, void *state, const struct generator_
 /* ---- for generators ---- */
 
 const json_t *pipeline_params(const struct pipeline *p);
+struct gang *pipeline_gang(const struct pipeline *p); /* NULL: alone */
 const atomic_int *pipeline_cancel(const struct pipeline *p);
 /* Enters a stage, or goes on within it. eta_s < 0: not known. */
 void pipeline_progress(struct pipeline *p, const char *stage, int64_t step, int64_t total, double eta_s);

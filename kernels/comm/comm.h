@@ -84,6 +84,8 @@ int comm_sockets_adopt(struct comm **ret, int rank, int size, const int *fd, int
 /* The others' pending and later exchanges with this rank end with that code. */
 void comm_abort(struct comm *c, int code, const char *why);
 void comm_close(struct comm *c); /* NULL is fine */
+/* A few bytes of host memory of rank root, at every rank; without a run. */
+int comm_share(struct comm *c, int root, void *data, size_t bytes, struct err *err);
 
 /* ---- the group ------------------------------------------------------------------------------------------------------ */
 

@@ -59,3 +59,15 @@ void comm_close(struct comm *c)
     if (c)
         c->carrier->close(c);
 }
+
+int comm_share(struct comm *c, int root, void *data, size_t bytes, struct err *err)
+{
+    const struct comm_set all = every(0, 1, c->size, c->rank);
+    struct comm_piece out[COMM_MAX] = {{NULL, 0}}, in[COMM_MAX] = {{NULL, 0}};
+    for (int i = 0; i < c->size; i++)
+        if (i != root && c->rank == root)
+            out[i] = (struct comm_piece){data, bytes};
+    if (c->rank != root)
+        in[root] = (struct comm_piece){data, bytes};
+    return (c->carrier->agree ? c->carrier->agree : c->carrier->exchange)(c, &all, out, in, err);
+}

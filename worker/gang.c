@@ -1,0 +1,115 @@
+#include "worker/gang.h"
+
+#include <string.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/mem.h"
+#include "common/str.h"
+#include "kernels/comm/comm.h"
+#include "worker/model/group_plan.h"
+
+#define FORM_US (30 * CLOCK_S)
+#define WAIT_US (900 * CLOCK_S) /* for one exchange: another rank may still be loading its weights */
+#define ADDRESS 192
+#define MARK 12 /* last characters of the job's id, which are random */
+
+struct gang {
+    struct comm *comm; /* owned */
+    struct comm_group group;
+};
+
+/* Rates to split by, when nothing was measured: a core complex and Unix sockets, or a device whose memory goes through them. */
+static struct group_rates rates_of(const char *device_kind)
+{
+    if (strcmp(device_kind, "cuda") == 0)
+        return (struct group_rates){.flops = 400e12, .bytes = 5e9};
+    return (struct group_rates){.flops = 2e11, .bytes = 1e9};
+}
+
+/* FNV-1a of job and attempt: no other gang answers to it. */
+static uint64_t token_of(const char *job, int64_t attempt)
+{
+    uint64_t h = 14695981039346656037u;
+    for (const char *s = job; *s; s++)
+        h = (h ^ (unsigned char)*s) * 1099511628211u;
+    return (h ^ (uint64_t)attempt) * 1099511628211u;
+}
+
+int gang_form(struct gang **ret, const char *volume, const char *job, int64_t attempt, int rank, int size, struct err *err)
+{
+    char text[COMM_MAX][ADDRESS];
+    const char *address[COMM_MAX], *mark = strlen(job) > MARK ? job + strlen(job) - MARK : job;
+    struct gang *g = mem_zalloc(sizeof(*g));
+    if (!g)
+        return err_set(err, ERR_NOMEM, "no memory for a gang");
+    int rc = size > COMM_MAX ? err_set(err, ERR_UNSUPPORTED, "a gang of %d: %d at most", size, COMM_MAX) : 0;
+    for (int i = 0; i < size && rc == 0; i++) {
+        if (str_format(text[i], ADDRESS, "unix:%s/tmp/g-%s.%lld.%d", volume, mark, (long long)attempt, i) < 0)
+            rc = err_set(err, ERR_INVALID, "volume: its path is too long for the sockets of a gang");
+        address[i] = text[i];
+    }
+    if (rc == 0)
+        rc = comm_sockets_open(&g->comm, rank, size, address, token_of(job, attempt), FORM_US, err);
+    if (rank < COMM_MAX && rc != ERR_INVALID && rc != ERR_UNSUPPORTED)
+        unlink(text[rank] + strlen("unix:"));
+    if (rc < 0) {
+        mem_free(g);
+        return rc;
+    }
+    g->comm->deadline_us = WAIT_US;
+    *ret = g;
+    return 0;
+}
+
+int gang_rank(const struct gang *g)
+{
+    return g ? g->comm->rank : 0;
+}
+
+int gang_share(struct gang *g, void *data, size_t bytes, struct err *err)
+{
+    return comm_share(g->comm, 0, data, bytes, err);
+}
+
+int gang_split(struct gang *g, struct avatar *a, int width, int height, int64_t n_frames, int steps, const char *device_kind,
+               struct avatar_plan *ret, struct err *err)
+{
+    const struct group_rates rates = rates_of(device_kind);
+    struct group_plan *plan = mem_zalloc(sizeof(*plan));
+    if (!plan)
+        return err_set(err, ERR_NOMEM, "no memory for the plan of a gang");
+    int rc = group_plan_make(a, width, height, n_frames, steps, g->comm->size, &rates, plan, err);
+    struct comm_degrees how = plan->way[0].degrees;
+    if (rc == 0) /* one rank decides: they may be of different builds */
+        rc = gang_share(g, &how, sizeof(how), err);
+    if (rc == 0)
+        rc = comm_group_init(&g->group, g->comm, g->comm->rank, &how, err);
+    if (rc == 0)
+        *ret = plan->first;
+    mem_free(plan);
+    return rc;
+}
+
+const struct comm_group *gang_group(const struct gang *g)
+{
+    return g ? &g->group : NULL;
+}
+
+/* Rank 0 never sends this byte: what comes is its end. */
+void gang_wait(struct gang *g)
+{
+    char byte = 0;
+    struct err err = {0};
+    comm_share(g->comm, 0, &byte, 1, &err);
+}
+
+void gang_leave(struct gang *g, int code, const char *why)
+{
+    if (!g)
+        return;
+    if (code < 0)
+        comm_abort(g->comm, code, why);
+    comm_close(g->comm);
+    mem_free(g);
+}
