@@ -19,7 +19,7 @@ struct gang {
     struct comm_group group;
 };
 
-/* Rates to split by, when nothing was measured: a core complex and Unix sockets, or a device whose memory goes through them. */
+/* Rates to split by, as nothing is measured: some cores and Unix sockets, or a device whose memory goes through them. */
 static struct group_rates rates_of(const char *device_kind)
 {
     if (strcmp(device_kind, "cuda") == 0)

@@ -1,13 +1,13 @@
-/* group_plan.h -- how n ranks share a video, and what comes of it: every way to split n is planned (the forwards without data,
- * bytes sent counted), timed by a simple model, and the fastest is taken.
+/* group_plan.h -- how n ranks share a video, and what comes of it: every way to split n is planned (the forwards
+ * without data, bytes sent counted), timed by a simple model, and the fastest is taken.
  *
  *     struct group_plan g;
  *     const struct group_rates rates = {.flops = 400e12, .bytes = 300e9};
  *     rc = group_plan_make(avatar, 704, 704, 129, 50, 8, &rates, &g, &err);
  *     comm_group_init(&group, comm, rank, &g.way[0].degrees, &err);
  *
- * Model: a rank computes at `flops` a second and sends at `bytes` a second, one after the other, nothing hidden behind anything.
- * Rank 0 has the most of everything (larger parts come first, it blends the tiles), so its time is the group's. What is not
+ * Model: a rank computes at `flops` a second and sends at `bytes` a second, one after the other, nothing hidden
+ * behind anything. Rank 0 has the most of everything (larger parts come first, it blends the tiles), so its time is the group's. What is not
  * shared (text, sound, the picture's encoding, ends of a step) is done by every rank, and counts.
  */
 #ifndef WORKER_MODEL_GROUP_PLAN_H
