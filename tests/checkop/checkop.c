@@ -25,7 +25,7 @@ struct options {
     const char *op, *table;
     int64_t seed;
     bool bench, bf16;
-    bool needed;   /* a device that cannot be opened is a failure, not skipped */
+    bool needed;   /* a device that cannot be opened, or lacks an op, is a failure, not skipped */
     double small;  /* cases of more operations and bytes than this are left out; 0: none are */
     int n_threads;
 };
@@ -328,6 +328,7 @@ static const char *compare(const struct check *c, const float *want, const float
 struct sides {
     struct side reference, one, all; /* cpu_ref; the table with one thread, with as many as wanted */
     double small;                    /* options' */
+    bool needed;
 };
 
 static const char too_large[] = "too large"; /* left out, not counted */
@@ -390,7 +391,7 @@ static const char *check_case(struct sides *t, const struct check *c, const int6
 {
     struct results v = {0};
     const char *why = check_results(t, c, d, data, seed, &v, worst, text);
-    bool held = t->all.run.err.code != ERR_UNSUPPORTED;
+    bool held = t->needed || t->all.run.err.code != ERR_UNSUPPORTED;
     if (why && why != text && why != too_large)
         str_copy(text, 160, why);
     mem_free(v.magnitude);
@@ -570,7 +571,7 @@ int main(int argc, char **argv)
                         "[--bench] [--bf16]\n");
         return 2;
     }
-    struct sides t = {.small = o.small};
+    struct sides t = {.small = o.small, .needed = o.needed};
     struct totals sum = {0};
     struct err err = {0};
     int rc = side_open(&t.reference, "cpu_ref", 1, false, &err);

@@ -82,7 +82,8 @@ static struct {
     bool is_set_up, hides;
 } e;
 
-static std::mutex launch_lock;
+static std::recursive_mutex lock_all; /* devices of several threads: one call at a time */
+#define LOCK std::lock_guard<std::recursive_mutex> locked(lock_all)
 
 [[noreturn]] __attribute__((format(printf, 1, 2))) static void die(const char *fmt, ...)
 {
@@ -192,6 +193,7 @@ static cudaError_t failed(cudaError_t error)
 /* The end of the data as near to the guard page behind it as its alignment allows, known bytes in between. */
 static cudaError_t allocate(void **ret, size_t bytes, bool pinned)
 {
+    LOCK;
     set_up();
     if (sticky_error)
         return sticky_error;
@@ -229,6 +231,7 @@ static void check_canary(const struct block &b)
 
 static cudaError_t release(void *p, bool pinned)
 {
+    LOCK;
     for (size_t i = 0; p && i < blocks.size(); i++) {
         struct block b = blocks[i];
         if (b.data != p || b.pinned != pinned)
@@ -520,7 +523,7 @@ static cudaError_t check_launch(const void *function, dim3 g, dim3 b, size_t sme
 void cudaemu_run(const char *types, const char *kernel, const void *function, dim3 grid, dim3 block, size_t smem,
                  void (*call)(void *arg), void *arg)
 {
-    std::lock_guard<std::mutex> lock(launch_lock);
+    LOCK;
     set_up();
     e.launches++;
     cudaError_t error = check_launch(function, grid, block, smem);
@@ -570,6 +573,7 @@ cudaError_t cudaFreeHost(void *p) { return release(p, true); }
 
 cudaError_t cudaemu_shared_max(const void *kernel, int bytes)
 {
+    LOCK;
     if (bytes < 0 || (size_t)bytes > SHARED_OPTIN)
         return failed(cudaErrorInvalidValue);
     large_shared.push_back(kernel);
@@ -652,6 +656,7 @@ const char *cudaGetErrorName(cudaError_t error)
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all)
 {
+    LOCK;
     set_up();
     *free_bytes = memory_all - memory_used;
     *all = memory_all;
@@ -660,6 +665,7 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all)
 
 static cudaError_t copy(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind, bool async)
 {
+    LOCK;
     if (sticky_error)
         return sticky_error;
     bool from = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
@@ -686,6 +692,7 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
 
 cudaError_t cudaMemset(void *dst, int value, size_t bytes)
 {
+    LOCK;
     if (sticky_error)
         return sticky_error;
     if (!inside(dst, bytes, false))
