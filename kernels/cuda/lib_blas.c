@@ -19,8 +19,10 @@
 #define BIAS CUDA_WORK_LIBRARY /* offsets in the work buffer: the library's own, two vectors of n, operands */
 #define GATE (BIAS + VECTOR)
 #define OPERANDS (GATE + VECTOR)
-#define OPERANDS_BYTES (CUDA_WORK_BYTES - OPERANDS)
-#define WEIGHTS_BYTES ((size_t)48 << 20) /* of them for converted weights */
+#ifndef BLAS_OPERANDS_BYTES /* tests take less, to come to pieces with little */
+#define BLAS_OPERANDS_BYTES (CUDA_WORK_BYTES - OPERANDS)
+#define BLAS_WEIGHTS_BYTES ((size_t)48 << 20) /* of them for converted weights */
+#endif
 #define PIECE 128                        /* rows and columns are split at multiples of this */
 
 /* One call of the library, without its pointers; the key of an algorithm, compared byte by byte. */
@@ -239,10 +241,10 @@ static int piece(struct run *r, const struct blas_op *o, int64_t i, int64_t m, i
 static bool plan(struct blas_op *o)
 {
     int64_t m = o->x.shape[0], k = o->x.shape[1], n = o->w.shape[0];
-    size_t size = dtype_bytes(o->type), row = o->type == DTYPE_F32 ? 0 : (size_t)k * size, room = OPERANDS_BYTES - 1024;
+    size_t size = dtype_bytes(o->type), row = o->type == DTYPE_F32 ? 0 : (size_t)k * size, room = BLAS_OPERANDS_BYTES - 1024;
     o->n_piece = n;
     if (o->w.dtype != o->type) {
-        int64_t fit = (int64_t)(WEIGHTS_BYTES / ((size_t)k * size));
+        int64_t fit = (int64_t)(BLAS_WEIGHTS_BYTES / ((size_t)k * size));
         if (fit < n)
             o->n_piece = fit / PIECE * PIECE;
         room -= (size_t)o->n_piece * (size_t)k * size;

@@ -15,10 +15,12 @@
 
 #define KNOWN 128 /* plans kept; a hash that falls on another takes its place */
 #define OPERANDS CUDA_WORK_LIBRARY
-#define OPERANDS_BYTES (CUDA_WORK_BYTES - CUDA_WORK_LIBRARY)
 #define PARTS_MAX 24  /* descriptors of a plan */
 #define CONFIGS_MAX 8 /* engines that are tried */
-#define WORTH 1000000 /* queries x keys, or products of a convolution over 1000, from which on a plan and copies are made */
+#ifndef DNN_OPERANDS_BYTES /* tests take less, to come to parts with little */
+#define DNN_OPERANDS_BYTES (CUDA_WORK_BYTES - CUDA_WORK_LIBRARY)
+#define DNN_WORTH 1000000 /* queries x keys, or products of a convolution over 1000, from which on a plan and copies are made */
+#endif
 
 enum kind { ATTENTION = 1, CONVOLUTION };
 enum uid { Q = 1, K, V, O, SCALE, X = 11, W, Y };
@@ -310,9 +312,9 @@ static int heads(struct run *r, struct dnn *d, struct tensor y, struct tensor q,
 static int64_t heads_at_once(const struct run *r, struct tensor q, struct tensor k, enum attn_kind kind)
 {
     int64_t sq = q.shape[1], sk = k.shape[1], hk = k.shape[2], width = q.shape[3];
-    if (r->device->precision != DEVICE_BF16 || kind != ATTN_FULL || width % 8 != 0 || sq * sk < WORTH)
+    if (r->device->precision != DEVICE_BF16 || kind != ATTN_FULL || width % 8 != 0 || sq * sk < DNN_WORTH)
         return 0;
-    int64_t head = 2 * width * (2 * sq * (q.shape[2] / hk) + 2 * sk) + 1024, n = (int64_t)OPERANDS_BYTES / head;
+    int64_t head = 2 * width * (2 * sq * (q.shape[2] / hk) + 2 * sk) + 1024, n = (int64_t)DNN_OPERANDS_BYTES / head;
     n = n < hk ? n : hk;
     while (n > 1 && hk % n != 0)
         n--;
@@ -425,7 +427,7 @@ static bool conv_fits(const struct run *r, struct tensor y, struct tensor x, str
     int64_t n = tensor_count(w);
     if (r->device->precision != DEVICE_BF16 || c->groups != 1 || x.shape[3] % 8 != 0 || y.shape[3] % 8 != 0)
         return false;
-    return 2 * n <= (int64_t)OPERANDS_BYTES / 2 && tensor_rows(y) * n / 1000 >= WORTH;
+    return 2 * n <= (int64_t)DNN_OPERANDS_BYTES / 2 && tensor_rows(y) * n / 1000 >= DNN_WORTH;
 }
 
 int lib_dnn_conv(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, const struct conv *c)
@@ -438,7 +440,7 @@ int lib_dnn_conv(struct run *r, struct tensor y, struct tensor x, struct tensor 
         return LIB_DNN_OWN;
     struct tensor wn = operand(r, &at, 5, nw), kernels = w;
     kernels.data = wn.data;
-    box_size(y, x, w, c, CUDA_WORK_BYTES - at, n);
+    box_size(y, x, w, c, OPERANDS + DNN_OPERANDS_BYTES - at, n);
     if (n[0] < 1)
         return LIB_DNN_OWN;
     struct dnn *d = open_dnn(r);

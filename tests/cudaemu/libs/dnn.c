@@ -1,0 +1,279 @@
+/* dnn.c -- cuDNN's backend API, as far as kernels/cuda/lib_dnn.c uses it, in plain loops over "device" memory: descriptors keep
+ * their attributes, an execution reads them back. Its heuristics first offer an engine that does not repeat its sums (its
+ * results are NaN: nobody may take it), then one that wants more workspace than there is, then the one to use. Attention
+ * with heads wider than 128 has none.
+ */
+#include <cudnn.h>
+
+#include <math.h>
+#include <string.h>
+
+#include "common/mem.h"
+#include "kernels/dtype.h"
+
+#define ATTRIBUTES 16
+#define BYTES 64
+
+struct attribute {
+    int name, type;
+    int64_t n;
+    char bytes[BYTES];
+};
+
+struct descriptor {
+    cudnnBackendDescriptorType_t type;
+    bool finished;
+    int n, engine;
+    struct attribute list[ATTRIBUTES];
+};
+
+static int open_handles, open_descriptors;
+
+cudnnStatus_t cudnnCreate(cudnnHandle_t *h)
+{
+    *h = (cudnnHandle_t)(void *)&open_handles;
+    open_handles++;
+    return CUDNN_STATUS_SUCCESS;
+}
+
+/* A descriptor that is left over is a leak of the caller's. */
+cudnnStatus_t cudnnDestroy(cudnnHandle_t h)
+{
+    (void)h;
+    if (--open_handles != 0 || open_descriptors != 0)
+        __builtin_trap();
+    return CUDNN_STATUS_SUCCESS;
+}
+
+cudnnStatus_t cudnnSetStream(cudnnHandle_t h, cudaStream_t s)
+{
+    (void)h;
+    return s ? CUDNN_STATUS_SUCCESS : CUDNN_STATUS_BAD_PARAM;
+}
+
+const char *cudnnGetErrorString(cudnnStatus_t s)
+{
+    return s == CUDNN_STATUS_NOT_SUPPORTED ? "not supported" : "emulated: refused";
+}
+
+cudnnStatus_t cudnnBackendCreateDescriptor(cudnnBackendDescriptorType_t type, cudnnBackendDescriptor_t *ret)
+{
+    struct descriptor *d = mem_zalloc(sizeof *d);
+    if (!d)
+        return CUDNN_STATUS_INTERNAL_ERROR;
+    d->type = type;
+    d->engine = -1;
+    *ret = d;
+    open_descriptors++;
+    return CUDNN_STATUS_SUCCESS;
+}
+
+cudnnStatus_t cudnnBackendDestroyDescriptor(cudnnBackendDescriptor_t d)
+{
+    mem_free(d);
+    open_descriptors--;
+    return CUDNN_STATUS_SUCCESS;
+}
+
+static size_t size_of(int type)
+{
+    switch (type) {
+    case CUDNN_TYPE_BOOLEAN:
+        return sizeof(bool);
+    case CUDNN_TYPE_HANDLE:
+    case CUDNN_TYPE_VOID_PTR:
+    case CUDNN_TYPE_BACKEND_DESCRIPTOR:
+    case CUDNN_TYPE_INT64:
+        return 8;
+    default:
+        return 4;
+    }
+}
+
+cudnnStatus_t cudnnBackendSetAttribute(cudnnBackendDescriptor_t descriptor, cudnnBackendAttributeName_t name,
+                                       cudnnBackendAttributeType_t type, int64_t n, const void *values)
+{
+    struct descriptor *d = descriptor;
+    if (d->finished || d->n == ATTRIBUTES || n < 1 || (size_t)n * size_of((int)type) > BYTES)
+        return CUDNN_STATUS_BAD_PARAM;
+    if (type == CUDNN_TYPE_BACKEND_DESCRIPTOR && !(*(struct descriptor *const *)values)->finished)
+        return CUDNN_STATUS_BAD_PARAM;
+    struct attribute *a = &d->list[d->n++];
+    a->name = (int)name;
+    a->type = (int)type;
+    a->n = n;
+    memcpy(a->bytes, values, (size_t)n * size_of((int)type));
+    return CUDNN_STATUS_SUCCESS;
+}
+
+static const struct attribute *find(const struct descriptor *d, int name)
+{
+    for (int i = 0; i < d->n; i++) {
+        if (d->list[i].name == name)
+            return &d->list[i];
+    }
+    __builtin_trap(); /* the caller forgot one */
+}
+
+static const struct descriptor *part(const struct descriptor *d, int name)
+{
+    const struct descriptor *p;
+    memcpy(&p, find(d, name)->bytes, sizeof p);
+    return p;
+}
+
+static const struct descriptor *operation_of(const struct descriptor *graph)
+{
+    return part(graph, CUDNN_ATTR_OPERATIONGRAPH_OPS);
+}
+
+static int64_t number(const struct descriptor *d, int name, int i)
+{
+    int64_t v;
+    memcpy(&v, find(d, name)->bytes + 8 * i, sizeof v);
+    return v;
+}
+
+cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t descriptor)
+{
+    struct descriptor *d = descriptor;
+    d->finished = true;
+    return CUDNN_STATUS_SUCCESS;
+}
+
+static cudnnStatus_t heuristics(const struct descriptor *d, int64_t max, int64_t *ret_n, struct descriptor **configs)
+{
+    const struct descriptor *operation = operation_of(part(d, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH));
+    *ret_n = 0;
+    if (operation->type == CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR &&
+        number(part(operation, CUDNN_ATTR_OPERATION_SDPA_FWD_QDESC), CUDNN_ATTR_TENSOR_DIMENSIONS, 3) > 128)
+        return CUDNN_STATUS_NOT_SUPPORTED;
+    if (max < 3)
+        return CUDNN_STATUS_BAD_PARAM;
+    for (int i = 0; i < 3; i++) {
+        cudnnBackendSetAttribute(configs[i], CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &operation);
+        configs[i]->engine = i;
+        configs[i]->finished = true;
+    }
+    *ret_n = 3;
+    return CUDNN_STATUS_SUCCESS;
+}
+
+cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t descriptor, cudnnBackendAttributeName_t name,
+                                       cudnnBackendAttributeType_t type, int64_t max, int64_t *ret_n, void *values)
+{
+    const struct descriptor *d = descriptor;
+    (void)type;
+    *ret_n = 1;
+    if (name == CUDNN_ATTR_ENGINEHEUR_RESULTS)
+        return heuristics(d, max, ret_n, values);
+    if (name == CUDNN_ATTR_ENGINECFG_ENGINE)
+        (*(struct descriptor **)values)->engine = d->engine;
+    if (name == CUDNN_ATTR_ENGINE_NUMERICAL_NOTE)
+        *(cudnnBackendNumericalNote_t *)values =
+            d->engine == 0 ? CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC : CUDNN_NUMERICAL_NOTE_TENSOR_CORE;
+    if (name == CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE)
+        *(int64_t *)values = part(d, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG)->engine == 1 ? (int64_t)1 << 40 : 4096;
+    return CUDNN_STATUS_SUCCESS;
+}
+
+/* ---- execution ---- */
+
+struct operand {
+    char *data;
+    int64_t n[5], step[5];
+};
+
+static struct operand bound(const struct descriptor *pack, const struct descriptor *tensor)
+{
+    struct operand o = {0};
+    const struct attribute *uids = find(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS), *dims = find(tensor, CUDNN_ATTR_TENSOR_DIMENSIONS);
+    for (int i = 0; i < uids->n; i++) {
+        if (number(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, i) == number(tensor, CUDNN_ATTR_TENSOR_UNIQUE_ID, 0))
+            memcpy(&o.data, find(pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS)->bytes + 8 * i, sizeof o.data);
+    }
+    if (!o.data || (uintptr_t)o.data % (size_t)number(tensor, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, 0))
+        __builtin_trap();
+    memcpy(o.n, dims->bytes, (size_t)dims->n * 8);
+    memcpy(o.step, find(tensor, CUDNN_ATTR_TENSOR_STRIDES)->bytes, (size_t)dims->n * 8);
+    return o;
+}
+
+static double get(const struct operand *o, int64_t at)
+{
+    float v = 0;
+    dtype_read_f32(&v, o->data + 2 * at, DTYPE_BF16, 1, 1);
+    return (double)v;
+}
+
+static void set(const struct operand *o, int64_t at, double value)
+{
+    float v = (float)value;
+    dtype_write_f32(o->data + 2 * at, DTYPE_BF16, &v, 1);
+}
+
+static void convolve(const struct descriptor *op, const struct descriptor *pack)
+{
+    const struct descriptor *c = part(op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC);
+    struct operand x = bound(pack, part(op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X)),
+                   w = bound(pack, part(op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W)),
+                   y = bound(pack, part(op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y));
+    int64_t s[3], taps = w.n[2] * w.n[3] * w.n[4];
+    for (int i = 0; i < 3; i++) {
+        s[i] = number(c, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, i);
+        if (number(c, CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, i) || (x.n[2 + i] - w.n[2 + i]) / s[i] + 1 != y.n[2 + i])
+            __builtin_trap();
+    }
+    for (int64_t i = 0; i < y.n[1] * y.n[2] * y.n[3] * y.n[4]; i++) {
+        int64_t u = i % y.n[4], v = i / y.n[4] % y.n[3], t = i / y.n[4] / y.n[3] % y.n[2], o = i / y.n[4] / y.n[3] / y.n[2];
+        double sum = 0;
+        for (int64_t k = 0; k < taps * w.n[1]; k++) {
+            int64_t ku = k % w.n[4], kv = k / w.n[4] % w.n[3], kt = k / w.n[4] / w.n[3] % w.n[2], ch = k / taps;
+            sum += get(&x, ch * x.step[1] + (t * s[0] + kt) * x.step[2] + (v * s[1] + kv) * x.step[3] + (u * s[2] + ku) * x.step[4]) *
+                   get(&w, o * w.step[0] + ch * w.step[1] + kt * w.step[2] + kv * w.step[3] + ku * w.step[4]);
+        }
+        set(&y, o * y.step[1] + t * y.step[2] + v * y.step[3] + u * y.step[4], sum);
+    }
+}
+
+static double score(const struct operand *q, const struct operand *k, int64_t at_q, int64_t at_k, double scale)
+{
+    double sum = 0;
+    for (int64_t c = 0; c < q->n[3]; c++)
+        sum += get(q, at_q + c * q->step[3]) * get(k, at_k + c * k->step[3]);
+    return exp(scale * sum); /* the test's scores are small */
+}
+
+static void attend(const struct descriptor *op, const struct descriptor *pack)
+{
+    struct operand q = bound(pack, part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_QDESC)), k = bound(pack, part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_KDESC)),
+                   v = bound(pack, part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_VDESC)), o = bound(pack, part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_ODESC)),
+                   scale = bound(pack, part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_SCALEDESC));
+    double by = (double)*(const float *)(void *)scale.data, sum[128];
+    for (int64_t i = 0; i < q.n[1] * q.n[2]; i++) {
+        int64_t h = i / q.n[2], row = i % q.n[2], hk = h / (q.n[1] / k.n[1]);
+        double total = 0;
+        memset(sum, 0, sizeof sum);
+        for (int64_t j = 0; j < k.n[2]; j++) {
+            double p = score(&q, &k, h * q.step[1] + row * q.step[2], hk * k.step[1] + j * k.step[2], by);
+            total += p;
+            for (int64_t c = 0; c < v.n[3]; c++)
+                sum[c] += p * get(&v, hk * v.step[1] + j * v.step[2] + c * v.step[3]);
+        }
+        for (int64_t c = 0; c < o.n[3]; c++)
+            set(&o, h * o.step[1] + row * o.step[2] + c * o.step[3], sum[c] / total);
+    }
+}
+
+cudnnStatus_t cudnnBackendExecute(cudnnHandle_t h, cudnnBackendDescriptor_t plan, cudnnBackendDescriptor_t pack)
+{
+    const struct descriptor *config = part(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG), *op = operation_of(config);
+    (void)h;
+    if (config->engine != 2 || !((struct descriptor *)pack)->finished)
+        return CUDNN_STATUS_EXECUTION_FAILED;
+    if (op->type == CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR)
+        attend(op, pack);
+    else
+        convolve(op, pack);
+    return CUDNN_STATUS_SUCCESS;
+}
