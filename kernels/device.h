@@ -12,6 +12,7 @@
 #include "common/err.h"
 #include "kernels/tensor.h"
 
+struct comm;
 struct op_table;
 struct device;
 
@@ -33,6 +34,9 @@ struct device_hooks {
     void (*arena_free)(struct device *d, void *arena, size_t bytes);
     int (*write)(struct device *d, void *dst, const void *host, size_t bytes); /* in order with the ops */
     int (*read)(struct device *d, void *host, const void *src, size_t bytes);  /* waits for the ops before it */
+    /* A carrier of the device's own between the ranks that control connects (comm/comm.h), which it borrows. NULL: what ranks
+     * say goes through host memory. */
+    int (*comm)(struct device *d, struct comm *control, int64_t deadline_us, struct comm **ret, struct err *err);
 };
 
 struct device {

@@ -305,7 +305,8 @@ static int run_shared(struct claim *c, const struct queue_claimed *job, struct g
     c->rank = job->rank;
     if (job->size <= 1)
         return run_pipeline(c, job, NULL, ret_result, ret_report, err);
-    int rc = gang_form(ret_gang, c->env.conf->volume, job->job.id, job->attempt, job->rank, job->size, err);
+    int rc = gang_form(ret_gang, c->env.device, c->env.conf->volume, job->job.id, job->attempt, job->rank, job->size,
+                       err);
     LOG(INFO, "gang", log_str("job", job->job.id), log_int("attempt", job->attempt), log_int("rank", job->rank),
         log_int("size", job->size), log_str("why", rc < 0 ? err->text : NULL));
     return rc < 0 ? rc : run_pipeline(c, job, *ret_gang, ret_result, ret_report, err);

@@ -7,6 +7,7 @@
 #include "common/mem.h"
 #include "common/str.h"
 #include "kernels/comm/comm.h"
+#include "kernels/device.h"
 #include "worker/model/group_plan.h"
 
 #define FORM_US (30 * CLOCK_S)
@@ -15,7 +16,8 @@
 #define MARK 12 /* last characters of the job's id, which are random */
 
 struct gang {
-    struct comm *comm; /* owned */
+    struct comm *control; /* owned: sockets */
+    struct comm *comm;    /* owned: the device's own, or control */
     struct comm_group group;
 };
 
@@ -36,7 +38,8 @@ static uint64_t token_of(const char *job, int64_t attempt)
     return (h ^ (uint64_t)attempt) * 1099511628211u;
 }
 
-int gang_form(struct gang **ret, const char *volume, const char *job, int64_t attempt, int rank, int size, struct err *err)
+int gang_form(struct gang **ret, struct device *device, const char *volume, const char *job, int64_t attempt, int rank,
+              int size, struct err *err)
 {
     char text[COMM_MAX][ADDRESS];
     const char *address[COMM_MAX], *mark = strlen(job) > MARK ? job + strlen(job) - MARK : job;
@@ -50,14 +53,20 @@ int gang_form(struct gang **ret, const char *volume, const char *job, int64_t at
         address[i] = text[i];
     }
     if (rc == 0)
-        rc = comm_sockets_open(&g->comm, rank, size, address, token_of(job, attempt), FORM_US, err);
+        rc = comm_sockets_open(&g->control, rank, size, address, token_of(job, attempt), FORM_US, err);
     if (rank < COMM_MAX && rc != ERR_INVALID && rc != ERR_UNSUPPORTED)
         unlink(text[rank] + strlen("unix:"));
     if (rc < 0) {
         mem_free(g);
         return rc;
     }
-    g->comm->deadline_us = WAIT_US;
+    g->comm = g->control;
+    g->control->deadline_us = WAIT_US;
+    if (device->hooks->comm && (rc = device->hooks->comm(device, g->control, WAIT_US, &g->comm, err)) < 0) {
+        comm_close(g->control);
+        mem_free(g);
+        return rc;
+    }
     *ret = g;
     return 0;
 }
@@ -69,7 +78,7 @@ int gang_rank(const struct gang *g)
 
 int gang_share(struct gang *g, void *data, size_t bytes, struct err *err)
 {
-    return comm_share(g->comm, 0, data, bytes, err);
+    return comm_share(g->control, 0, data, bytes, err);
 }
 
 int gang_split(struct gang *g, struct avatar *a, int width, int height, int64_t n_frames, int steps, const char *device_kind,
@@ -101,7 +110,7 @@ void gang_wait(struct gang *g)
 {
     char byte = 0;
     struct err err = {0};
-    comm_share(g->comm, 0, &byte, 1, &err);
+    comm_share(g->control, 0, &byte, 1, &err);
 }
 
 void gang_leave(struct gang *g, int code, const char *why)
@@ -110,6 +119,8 @@ void gang_leave(struct gang *g, int code, const char *why)
         return;
     if (code < 0)
         comm_abort(g->comm, code, why);
-    comm_close(g->comm);
+    if (g->comm != g->control)
+        comm_close(g->comm);
+    comm_close(g->control);
     mem_free(g);
 }

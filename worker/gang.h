@@ -5,7 +5,7 @@
  * once.
  *
  *     struct gang *g = NULL;
- *     if ((rc = gang_form(&g, volume, id, attempt, rank, size, &err)) < 0) ...
+ *     if ((rc = gang_form(&g, device, volume, id, attempt, rank, size, &err)) < 0) ...
  *     rc = gang_share(g, &seed, sizeof(seed), &err);               rank 0's, at all
  *     rc = gang_split(g, avatar, width, height, frames, steps, &plan, &err);
  *     hooks.group = gang_group(g);
@@ -24,10 +24,12 @@
 struct avatar;
 struct avatar_plan;
 struct comm_group;
+struct device;
 struct gang;
 
 /* ERR_TIMEOUT when one of them does not come within half a minute. */
-int gang_form(struct gang **ret, const char *volume, const char *job, int64_t attempt, int rank, int size, struct err *err);
+int gang_form(struct gang **ret, struct device *device, const char *volume, const char *job, int64_t attempt, int rank,
+              int size, struct err *err);
 int gang_rank(const struct gang *g); /* 0 for NULL */
 int gang_share(struct gang *g, void *data, size_t bytes, struct err *err);
 /* Chooses how the work is split, the same at every rank; *ret is what rank 0 needs, who has most. */

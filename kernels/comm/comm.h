@@ -58,6 +58,8 @@ struct comm_carrier {
     /* The same for a few bytes of host memory, where exchange takes the device's; NULL: exchange does. */
     int (*agree)(struct comm *c, const struct comm_set *s, const struct comm_piece *out, const struct comm_piece *in,
                  struct err *err);
+    /* Whether every other rank is still there: 0, or why not. Does not wait; any thread. */
+    int (*check)(struct comm *c, struct err *err);
     void (*abort)(struct comm *c, int code, const char *why);
     void (*close)(struct comm *c);
 };

@@ -194,6 +194,18 @@ static int sockets_exchange(struct comm *c, const struct comm_set *s, const stru
     return rc;
 }
 
+/* Looks, and takes nothing: another thread may be in an exchange. */
+static int sockets_check(struct comm *c, struct err *err)
+{
+    struct sockets *k = (struct sockets *)c;
+    for (int i = 0; i < c->size; i++) {
+        struct pollfd p = {k->fd[i], POLLRDHUP, 0};
+        if (i != c->rank && poll(&p, 1, 0) > 0)
+            return err_set(err, ERR_IO, "rank %d is gone", i);
+    }
+    return 0;
+}
+
 /* Best effort: a peer that does not read learns it from the closed socket. */
 static void sockets_abort(struct comm *c, int code, const char *why)
 {
@@ -229,7 +241,7 @@ static void sockets_close(struct comm *c)
 }
 
 static const struct comm_carrier sockets_carrier = {
-    .name = "sockets", .exchange = sockets_exchange, .abort = sockets_abort, .close = sockets_close};
+    .name = "sockets", .exchange = sockets_exchange, .check = sockets_check, .abort = sockets_abort, .close = sockets_close};
 
 int comm_sockets_adopt(struct comm **ret, int rank, int size, const int *fd, int64_t deadline_us, struct err *err)
 {

@@ -142,6 +142,20 @@ static int threads_exchange(struct comm *c, const struct comm_set *s, const stru
     return rc;
 }
 
+static int threads_check(struct comm *c, struct err *err)
+{
+    struct hub *h = ((struct threads *)c)->hub;
+    int rc = 0;
+    pthread_mutex_lock(&h->lock);
+    if (h->why.code)
+        rc = err_set(err, h->why.code, "%s", h->why.text);
+    for (int i = 0; i < h->size && rc == 0; i++)
+        if (h->left[i])
+            rc = err_set(err, ERR_IO, "rank %d is gone", i);
+    pthread_mutex_unlock(&h->lock);
+    return rc;
+}
+
 static void threads_abort(struct comm *c, int code, const char *why)
 {
     struct hub *h = ((struct threads *)c)->hub;
@@ -174,7 +188,7 @@ static void threads_close(struct comm *c)
 }
 
 static const struct comm_carrier threads_carrier = {
-    .name = "threads", .exchange = threads_exchange, .abort = threads_abort, .close = threads_close};
+    .name = "threads", .exchange = threads_exchange, .check = threads_check, .abort = threads_abort, .close = threads_close};
 
 int comm_threads_open(struct comm **ret, int size, int64_t deadline_us, struct err *err)
 {

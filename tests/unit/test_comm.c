@@ -343,6 +343,33 @@ static void test_deadline(void **state)
     }
 }
 
+/* Rank 0 stays as long as rank 1 finds all there, then leaves: rank 1 sees it without asking for anything. */
+static void play_check(struct rank *k)
+{
+    struct err err = {0};
+    if (k->group.rank == 0) {
+        exchange_once(k);
+        return;
+    }
+    k->value = k->comm->carrier->check(k->comm, &err);
+    exchange_once(k);
+    for (int i = 0; i < 5000 && k->comm->carrier->check(k->comm, &err) == 0; i++)
+        clock_sleep_us(CLOCK_MS);
+    k->value += err.code == ERR_IO && strstr(err.text, "rank 0 is gone") ? 1000 : 0;
+}
+
+static void test_check(void **state)
+{
+    (void)state;
+    for (int carrier = THREADS; carrier <= SOCKETS; carrier++) {
+        struct rank ranks[MOST] = {{0}};
+        play(ranks, 2, carrier, (struct comm_degrees){.tokens = 2}, 20 * CLOCK_S, play_check);
+        all_well(ranks, 2);
+        assert_int_equal(ranks[1].value, 1000);
+        done(ranks, 2);
+    }
+}
+
 /* ---- processes ---- */
 
 struct folder {
@@ -460,7 +487,7 @@ int main(void)
         cmocka_unit_test(test_processes), /* first: it forks */
         cmocka_unit_test(test_all_to_all), cmocka_unit_test(test_collect),  cmocka_unit_test(test_sets),
         cmocka_unit_test(test_agree),      cmocka_unit_test(test_failure),  cmocka_unit_test(test_deadline),
-        cmocka_unit_test(test_strangers),
+        cmocka_unit_test(test_strangers),  cmocka_unit_test(test_check),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,8 +7,8 @@
  *     comm_group_init(&group, comm, rank, &g.way[0].degrees, &err);
  *
  * Model: a rank computes at `flops` a second and sends at `bytes` a second, one after the other, nothing hidden
- * behind anything. Rank 0 has the most of everything (larger parts come first, it blends the tiles), so its time is the group's. What is not
- * shared (text, sound, the picture's encoding, ends of a step) is done by every rank, and counts.
+ * behind anything. Rank 0 has the most of everything (larger parts come first, it blends the tiles), so its time is
+ * the group's. What is not shared (text, sound, the picture's encoding, ends of a step) is done by every rank, and counts.
  */
 #ifndef WORKER_MODEL_GROUP_PLAN_H
 #define WORKER_MODEL_GROUP_PLAN_H
