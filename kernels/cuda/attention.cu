@@ -1,7 +1,7 @@
-/* attention.cu -- attention: cuDNN where it is allowed (lib_dnn.h), and a plain kernel for every card, head width up to 1024 and
- * kind. The scores are never stored: a block keeps some queries of one head, walks over the keys 64 at a time, and carries
- * the maximum, the sum and the weighted values along, corrected as the maximum grows (Milakov and Gimelshein, "Online
- * normalizer calculation for softmax", 2018; Dao et al., "FlashAttention", 2022). All in f32.
+/* attention.cu -- attention: cuDNN where it is allowed (lib_dnn.h), and a plain kernel for every card, head width up to 1024
+ * and kind. The scores are never stored: a block keeps some queries of one head, walks over the keys 64 at a time, and
+ * carries the maximum, the sum and the weighted values along, corrected as the maximum grows (Milakov and Gimelshein,
+ * "Online normalizer calculation for softmax", 2018; Dao et al., "FlashAttention", 2022). All in f32.
  *
  * 256 threads, 16 x 16: thread (ty, tx) has EACH queries and, of them, every 16th score (4) and every 16th value.
  */
@@ -9,8 +9,8 @@
 
 #define THREADS 256
 #define KEYS 64
-#define STEP 32      /* of the head's width, while scores are made */
-#define VALUES 4096  /* floats of v in shared memory */
+#define STEP 32     /* of the head's width, while scores are made */
+#define VALUES 4096 /* floats of v in shared memory */
 
 struct attention {
     struct cuda_view4 y, q, k, v;
@@ -109,8 +109,8 @@ static __device__ __forceinline__ void scores(const struct attention &a, struct 
 
 /* sum += weights * values of this step's keys. */
 template <int EACH, int WIDE>
-static __device__ __forceinline__ void add_values(const struct attention &a, struct attention_shared<EACH> &m, const float *v,
-                                                  int64_t n_keys, float sum[EACH][WIDE / 16])
+static __device__ __forceinline__ void add_values(const struct attention &a, struct attention_shared<EACH> &m,
+                                                  const float *v, int64_t n_keys, float sum[EACH][WIDE / 16])
 {
     const int rows = VALUES / WIDE < KEYS ? VALUES / WIDE : KEYS;
     int ty = (int)threadIdx.x / 16, tx = (int)threadIdx.x % 16, d = (int)a.v.shape[3];
@@ -138,7 +138,8 @@ static __device__ __forceinline__ void add_values(const struct attention &a, str
     }
 }
 
-/* Turns scores of keys from `first` on into weights under the new maximum, and corrects what was summed under the old one. */
+/* Turns scores of keys from `first` on into weights under the new maximum, and corrects what was summed under the old one.
+ */
 template <int EACH, int WIDE>
 static __device__ __forceinline__ void weigh(const struct attention &a, struct attention_shared<EACH> &m, int64_t query,
                                              int64_t first, int64_t n_keys, float s[EACH][4], float top[EACH],
@@ -208,7 +209,8 @@ template <int EACH, int WIDE> static int launch(struct run *r, struct attention 
     a.n_tiles = (a.q.shape[1] + 16 * EACH - 1) / (16 * EACH);
     int64_t blocks = a.n_tiles * a.q.shape[0] * a.q.shape[2];
     if (blocks > INT32_MAX)
-        return run_fail(r, ERR_UNSUPPORTED, "%lld tiles of queries: the CUDA kernel ends at %d", (long long)blocks, INT32_MAX);
+        return run_fail(r, ERR_UNSUPPORTED, "%lld tiles of queries: the CUDA kernel ends at %d", (long long)blocks,
+                        INT32_MAX);
     CUDA_LAUNCH((attend<EACH, WIDE>), (unsigned)blocks, THREADS, 0, cuda_of(r)->compute, a);
     return cuda_launched(r);
 }
@@ -220,8 +222,17 @@ int cuda_attention(struct run *r, struct tensor y, struct tensor q, struct tenso
     int rc = lib_dnn_attention(r, y, q, k, v, a);
     if (rc != LIB_DNN_OWN)
         return rc;
-    struct attention f = {cuda_view4_of(y), cuda_view4_of(q), cuda_view4_of(k), cuda_view4_of(v), (const uint8_t *)a.mask.data,
-                          a.mask.stride[0], a.block, q.shape[2] / k.shape[2], 0, a.scale * 1.4426950408889634f, a.kind};
+    struct attention f = {cuda_view4_of(y),
+                          cuda_view4_of(q),
+                          cuda_view4_of(k),
+                          cuda_view4_of(v),
+                          (const uint8_t *)a.mask.data,
+                          a.mask.stride[0],
+                          a.block,
+                          q.shape[2] / k.shape[2],
+                          0,
+                          a.scale * 1.4426950408889634f,
+                          a.kind};
     if (q.shape[3] <= 32)
         return launch<4, 32>(r, f);
     if (q.shape[3] <= 64)

@@ -1,8 +1,8 @@
 /* conv.cu -- convolution over channels-last pictures: cuDNN where it is allowed (lib_dnn.h), and plain kernels for every
  * card. The usual one is a product of patches and kernels by linear_tile.h, whose patches are never stored: k runs over
- * (16 channels, tap, channel), so that a block reads 64 bytes a pixel and meets the same pixels again at the next tap, and the
- * checkpoint's order of the weights [Co, C, taps] in the cache. Few output channels a group (depthwise, to RGB) have a thread
- * an output.
+ * (16 channels, tap, channel), so that a block reads 64 bytes a pixel and meets the same pixels again at the next tap, and
+ * the checkpoint's order of the weights [Co, C, taps] in the cache. Few output channels a group (depthwise, to RGB) have a
+ * thread an output.
  */
 #include "kernels/cuda/lib_dnn.h"
 #include "kernels/cuda/linear_tile.h"
@@ -92,7 +92,9 @@ struct patches_loader {
 template <int D> struct kernels_loader {
     const struct conv_shape &c;
     int group, first; /* output channel of the group */
-    __device__ kernels_loader(const struct conv_shape &c_, int group_, int first_) : c(c_), group(group_), first(first_) {}
+    __device__ kernels_loader(const struct conv_shape &c_, int group_, int first_) : c(c_), group(group_), first(first_)
+    {
+    }
     __device__ void load(int64_t k, float v[4]) const
     {
         int channel = 0, tap = 0;
@@ -152,7 +154,9 @@ template <int D> struct conv_each {
 template <int D> static int conv_own(struct run *r, const struct conv_shape &c, int groups)
 {
     if (c.per <= FEW) {
-        struct conv_each<D> f = {c};
+        struct conv_each<D> f = {
+            c
+        };
         return cuda_each(r, f, c.n_pixels, (int64_t)c.per * groups);
     }
     dim3 grid((unsigned)((c.n_pixels + LINEAR_TILE - 1) / LINEAR_TILE), (unsigned)((c.per + LINEAR_TILE - 1) / LINEAR_TILE),
@@ -201,7 +205,8 @@ struct padded_each {
 
 int lib_dnn_padded(struct run *r, struct tensor dst, struct tensor x, const int64_t from[3], bool replicate)
 {
-    struct padded_each f = {(uint16_t *)dst.data, cuda_view4_of(x), dst.shape[1], dst.shape[2], {from[0], from[1], from[2]}, replicate};
+    struct padded_each f = {(uint16_t *)dst.data,        cuda_view4_of(x), dst.shape[1], dst.shape[2],
+                            {from[0], from[1], from[2]}, replicate};
     return cuda_each(r, f, tensor_rows(dst), dst.shape[3]);
 }
 

@@ -1,8 +1,8 @@
 /* lib_blas.c -- linear layers by cuBLASLt (CUDA 13's documentation of cublasLtMatmul).
  *
- * The library thinks in columns: our y[m, n] = x[m, k] w[n, k]^T is its Y^T = W^T X with W [k, n] transposed, X [k, m], both with
- * k along memory; bias runs along its rows, our n. Operands of another type go through the work buffer, a piece of rows (and of
- * weights, where these must be converted) at a time.
+ * The library thinks in columns: our y[m, n] = x[m, k] w[n, k]^T is its Y^T = W^T X with W [k, n] transposed, X [k, m], both
+ * with k along memory; bias runs along its rows, our n. Operands of another type go through the work buffer, a piece of rows
+ * (and of weights, where these must be converted) at a time.
  *
  * An algorithm is asked for once a shape and kept; none may add partial sums in the order of arrival, so the same call
  * gives the same bits. Nothing is allocated after the handle.
@@ -14,16 +14,16 @@
 
 #include "common/mem.h"
 
-#define KNOWN 512 /* shapes kept; a hash that falls on another takes its place */
 #define VECTOR ((size_t)512 << 10)
 #define BIAS CUDA_WORK_LIBRARY /* offsets in the work buffer: the library's own, two vectors of n, operands */
 #define GATE (BIAS + VECTOR)
 #define OPERANDS (GATE + VECTOR)
 #ifndef BLAS_OPERANDS_BYTES /* tests take less, to come to pieces with little */
+#define BLAS_KNOWN 512      /* shapes kept; a hash that falls on another takes its place */
 #define BLAS_OPERANDS_BYTES (CUDA_WORK_BYTES - OPERANDS)
 #define BLAS_WEIGHTS_BYTES ((size_t)48 << 20) /* of them for converted weights */
 #endif
-#define PIECE 128                        /* rows and columns are split at multiples of this */
+#define PIECE 128 /* rows and columns are split at multiples of this */
 
 /* One call of the library, without its pointers; the key of an algorithm, compared byte by byte. */
 struct blas_key {
@@ -40,7 +40,7 @@ struct blas_known {
 
 struct blas {
     cublasLtHandle_t handle;
-    struct blas_known known[KNOWN];
+    struct blas_known known[BLAS_KNOWN];
 };
 
 /* The whole op: two-dimensional, rows one stride apart. */
@@ -149,7 +149,7 @@ static uint64_t hash(const struct blas_key *k)
 /* The algorithm for a key: looked up, or asked for. NULL after a failure. */
 static const struct blas_known *choose(struct run *r, struct blas *b, const struct blas_key *key, struct blas_call *c)
 {
-    struct blas_known *known = &b->known[hash(key) % KNOWN];
+    struct blas_known *known = &b->known[hash(key) % BLAS_KNOWN];
     cublasLtMatmulPreferenceOpaque_t preference;
     cublasLtMatmulHeuristicResult_t result;
     int n = 0;
@@ -177,8 +177,8 @@ static int32_t alignment(const void *p)
 }
 
 /* y[m, n] (f32) = x w^T, both contiguous along k and of type o->type. */
-static int multiply(struct run *r, const struct blas_op *o, struct tensor y, struct tensor x, const void *w, const float *bias,
-                    bool adds)
+static int multiply(struct run *r, const struct blas_op *o, struct tensor y, struct tensor x, const void *w,
+                    const float *bias, bool adds)
 {
     struct blas *b = open_blas(r);
     struct blas_key key;
@@ -204,8 +204,8 @@ static int multiply(struct run *r, const struct blas_op *o, struct tensor y, str
     const struct blas_known *known = choose(r, b, &key, &call);
     if (!known || !known->fits)
         return known ? LIB_BLAS_OWN : r->err.code;
-    s = cublasLtMatmul(b->handle, &call.product, &o->alpha, w, &call.w, x.data, &call.x, &beta, y.data, &call.y, y.data, &call.y,
-                       &known->algo, cuda_of(r)->work, CUDA_WORK_LIBRARY, cuda_of(r)->compute);
+    s = cublasLtMatmul(b->handle, &call.product, &o->alpha, w, &call.w, x.data, &call.x, &beta, y.data, &call.y, y.data,
+                       &call.y, &known->algo, cuda_of(r)->work, CUDA_WORK_LIBRARY, cuda_of(r)->compute);
     return s == CUBLAS_STATUS_SUCCESS ? 0 : fail(r, s, "the product");
 }
 
@@ -217,7 +217,8 @@ static struct tensor rows_of(struct tensor t, int64_t first, int64_t n)
 }
 
 /* Rows [i, i + m) of the op, with weights w of outputs [j, j + n) ready in memory. */
-static int piece(struct run *r, const struct blas_op *o, int64_t i, int64_t m, int64_t j, int64_t n, const void *w, size_t free_at)
+static int piece(struct run *r, const struct blas_op *o, int64_t i, int64_t m, int64_t j, int64_t n, const void *w,
+                 size_t free_at)
 {
     struct tensor x = rows_of(o->x, i, m), y = tensor_slice(rows_of(o->y, i, m), 1, j, n), out = y;
     bool gated = !tensor_is_none(o->gate);
@@ -344,7 +345,8 @@ int lib_blas_linear(struct run *r, struct tensor y, struct tensor x, struct tens
     return rc == 0 ? product(r, &o) : rc;
 }
 
-int lib_blas_linear_add(struct run *r, struct tensor x, struct tensor h, struct tensor w, struct tensor b, struct tensor gate)
+int lib_blas_linear_add(struct run *r, struct tensor x, struct tensor h, struct tensor w, struct tensor b,
+                        struct tensor gate)
 {
     struct blas_op o = {.y = x, .x = h, .w = w, .gate = gate, .adds = true};
     int rc = prepare(r, &o, b);

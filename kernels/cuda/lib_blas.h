@@ -1,6 +1,6 @@
-/* lib_blas.h -- linear layers by cuBLASLt. The door to that library is lib_blas.c; the module builds and runs without it, and
- * so does the emulation of tests/cudaemu: then every call answers LIB_BLAS_OWN, and so it does for what the library does not
- * take (row strides that differ, no algorithm): the caller goes its own way.
+/* lib_blas.h -- linear layers by cuBLASLt. The door to that library is lib_blas.c; the module builds and runs without it,
+ * and so does the emulation of tests/cudaemu: then every call answers LIB_BLAS_OWN, and so it does for what the library does
+ * not take (row strides that differ, no algorithm): the caller goes its own way.
  *
  * What precision is allowed is the device's: f32 multiplies f32 by f32 in f32, no TF32, weights widened exactly; bf16 rounds
  * the activations (and f32 and f16 weights) to bf16 for the tensor cores, which add in f32. fp8 weights are widened to bf16,
@@ -30,7 +30,8 @@ static inline int lib_blas_linear(struct run *, struct tensor, struct tensor, st
     return LIB_BLAS_OWN;
 }
 
-static inline int lib_blas_linear_add(struct run *, struct tensor, struct tensor, struct tensor, struct tensor, struct tensor)
+static inline int lib_blas_linear_add(struct run *, struct tensor, struct tensor, struct tensor, struct tensor,
+                                      struct tensor)
 {
     return LIB_BLAS_OWN;
 }

@@ -1,6 +1,6 @@
-/* lib_dnn.c -- attention and convolution by cuDNN 9's backend API: descriptors with attributes, written from the documentation of
- * cudnn_graph and the header's own comments. The forward attention descriptor is there from 9.13 on; before that, and for
- * every shape that no engine takes, the answer is LIB_DNN_OWN.
+/* lib_dnn.c -- attention and convolution by cuDNN 9's backend API: descriptors with attributes, written from the
+ * documentation of cudnn_graph and the header's own comments. The forward attention descriptor is there from 9.13 on; before
+ * that, and for every shape that no engine takes, the answer is LIB_DNN_OWN.
  *
  * A plan is built once a shape and kept with its descriptors (building may take milliseconds and allocate; later calls do
  * not). Operands are bf16 copies in the work buffer, a part of the op at a time: heads of attention, a box of output rows
@@ -13,13 +13,14 @@
 
 #include "common/mem.h"
 
-#define KNOWN 128 /* plans kept; a hash that falls on another takes its place */
 #define OPERANDS CUDA_WORK_LIBRARY
-#define PARTS_MAX 24  /* descriptors of a plan */
-#define CONFIGS_MAX 8 /* engines that are tried */
+#define PARTS_MAX 24       /* descriptors of a plan */
+#define CONFIGS_MAX 8      /* engines that are tried */
 #ifndef DNN_OPERANDS_BYTES /* tests take less, to come to parts with little */
+#define DNN_KNOWN 128      /* plans kept; a hash that falls on another takes its place */
 #define DNN_OPERANDS_BYTES (CUDA_WORK_BYTES - CUDA_WORK_LIBRARY)
-#define DNN_WORTH 1000000 /* queries x keys, or products of a convolution over 1000, from which on a plan and copies are made */
+#define DNN_WORTH                                                                                                           \
+    1000000 /* queries x keys, or products of a convolution over 1000, from which on a plan and copies are made */
 #endif
 
 enum kind { ATTENTION = 1, CONVOLUTION };
@@ -38,7 +39,7 @@ struct dnn_plan {
 
 struct dnn {
     cudnnHandle_t handle;
-    struct dnn_plan known[KNOWN];
+    struct dnn_plan known[DNN_KNOWN];
 };
 
 static int fail(struct run *r, cudnnStatus_t s, const char *what)
@@ -57,7 +58,7 @@ static void forget(struct dnn_plan *p)
 static void close_dnn(void *handle)
 {
     struct dnn *d = handle;
-    for (int i = 0; i < KNOWN; i++)
+    for (int i = 0; i < DNN_KNOWN; i++)
         forget(&d->known[i]);
     cudnnDestroy(d->handle);
     mem_free(d);
@@ -121,8 +122,8 @@ static cudnnBackendDescriptor_t ready(struct dnn_plan *p, cudnnBackendDescriptor
     return d;
 }
 
-static cudnnBackendDescriptor_t tensor_part(struct dnn_plan *p, int64_t uid, cudnnDataType_t type, int n, const int64_t *dims,
-                                            const int64_t *strides)
+static cudnnBackendDescriptor_t tensor_part(struct dnn_plan *p, int64_t uid, cudnnDataType_t type, int n,
+                                            const int64_t *dims, const int64_t *strides)
 {
     cudnnBackendDescriptor_t d = part_new(p, CUDNN_BACKEND_TENSOR_DESCRIPTOR);
     int64_t align = type == CUDNN_DATA_FLOAT ? 4 : 16;
@@ -194,8 +195,8 @@ static void search(struct dnn *d, struct dnn_plan *p, cudnnBackendDescriptor_t g
     while (p->status == CUDNN_STATUS_SUCCESS && made < CONFIGS_MAX)
         configs[made++] = part_new(p, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
     if (p->status == CUDNN_STATUS_SUCCESS)
-        p->status = cudnnBackendGetAttribute(heuristics, CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, CONFIGS_MAX, &n,
-                                             configs);
+        p->status = cudnnBackendGetAttribute(heuristics, CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR,
+                                             CONFIGS_MAX, &n, configs);
     for (int64_t i = 0; i < n && i < CONFIGS_MAX && p->status == CUDNN_STATUS_SUCCESS; i++) {
         if (try_config(d, p, configs[i]))
             return;
@@ -217,7 +218,7 @@ static struct dnn_plan *lookup(struct dnn *d, cudaStream_t stream, const struct 
     uint64_t h = 0xcbf29ce484222325u; /* FNV-1a */
     for (size_t i = 0; i < sizeof *key; i++)
         h = (h ^ bytes[i]) * 0x100000001b3u;
-    struct dnn_plan *p = &d->known[h % KNOWN];
+    struct dnn_plan *p = &d->known[h % DNN_KNOWN];
     *ret_new = memcmp(&p->key, key, sizeof *key) != 0;
     if (*ret_new) {
         if (p->n_parts > 0)
@@ -282,14 +283,15 @@ static void attention_plan(struct dnn *d, struct dnn_plan *p, int64_t sq, int64_
 }
 
 /* Key heads [first, first + n) of one batch, and the query heads that use them. */
-static int heads(struct run *r, struct dnn *d, struct tensor y, struct tensor q, struct tensor k, struct tensor v, float scale,
-                 int64_t first, int64_t n)
+static int heads(struct run *r, struct dnn *d, struct tensor y, struct tensor q, struct tensor k, struct tensor v,
+                 float scale, int64_t first, int64_t n)
 {
     int64_t share = q.shape[1] / k.shape[1], sq = q.shape[0], sk = k.shape[0], width = q.shape[2];
     const int64_t nq[3] = {sq, n * share, width}, nk[3] = {sk, n, width};
     struct dnn_key key = {ATTENTION, {sq, sk, n * share, n, width}};
     size_t at = OPERANDS;
-    struct tensor qn = operand(r, &at, 3, nq), kn = operand(r, &at, 3, nk), vn = operand(r, &at, 3, nk), on = operand(r, &at, 3, nq);
+    struct tensor qn = operand(r, &at, 3, nq), kn = operand(r, &at, 3, nk), vn = operand(r, &at, 3, nk),
+                  on = operand(r, &at, 3, nq);
     const int64_t uids[] = {Q, K, V, O, SCALE};
     void *pointers[] = {qn.data, kn.data, vn.data, on.data, &scale};
     bool is_new;
@@ -340,7 +342,8 @@ int lib_dnn_attention(struct run *r, struct tensor y, struct tensor q, struct te
 /* ---- convolution ---- */
 
 /* Everything is [T, H, W, C] in memory; x holds its padding. */
-static void conv_plan(struct dnn *d, struct dnn_plan *p, const int64_t *x, const int64_t *y, const int64_t *w, const int *stride)
+static void conv_plan(struct dnn *d, struct dnn_plan *p, const int64_t *x, const int64_t *y, const int64_t *w,
+                      const int *stride)
 {
     const int64_t nx[5] = {1, x[3], x[0], x[1], x[2]}, ny[5] = {1, y[3], y[0], y[1], y[2]};
     const int64_t nw[5] = {w[0], w[1], w[2], w[3], w[4]}, taps = w[2] * w[3] * w[4];
@@ -373,8 +376,8 @@ static void conv_plan(struct dnn *d, struct dnn_plan *p, const int64_t *x, const
 }
 
 /* Output rows [h, h + n[1]) of frames [t, t + n[0]). */
-static int box(struct run *r, struct dnn *d, struct tensor y, struct tensor x, struct tensor w, const struct conv *c, int64_t t,
-               int64_t h, const int64_t n[2], size_t at)
+static int box(struct run *r, struct dnn *d, struct tensor y, struct tensor x, struct tensor w, const struct conv *c,
+               int64_t t, int64_t h, const int64_t n[2], size_t at)
 {
     const int64_t ny[4] = {n[0], n[1], y.shape[2], y.shape[3]};
     const int64_t from[3] = {t * c->stride[0] - c->pad_before[0], h * c->stride[1] - c->pad_before[1], -c->pad_before[2]};
@@ -447,7 +450,8 @@ int lib_dnn_conv(struct run *r, struct tensor y, struct tensor x, struct tensor 
     int rc = d ? cuda_copy(r, wn, tensor_permute(w, last)) : r->err.code;
     for (int64_t t = 0; t < y.shape[0] && rc == 0; t += n[0]) {
         for (int64_t h = 0; h < y.shape[1] && rc == 0; h += n[1]) {
-            const int64_t here[2] = {y.shape[0] - t < n[0] ? y.shape[0] - t : n[0], y.shape[1] - h < n[1] ? y.shape[1] - h : n[1]};
+            const int64_t here[2] = {y.shape[0] - t < n[0] ? y.shape[0] - t : n[0],
+                                     y.shape[1] - h < n[1] ? y.shape[1] - h : n[1]};
             rc = box(r, d, y, x, kernels, c, t, h, here, at);
         }
     }

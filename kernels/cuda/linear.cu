@@ -57,7 +57,9 @@ struct rows_loader {
 template <int D> struct weights_loader {
     const struct linear_weights &w;
     int64_t first;
-    __device__ weights_loader(const struct linear_weights &w_, int64_t first_) : w(w_), first(first_) {}
+    __device__ weights_loader(const struct linear_weights &w_, int64_t first_) : w(w_), first(first_)
+    {
+    }
     __device__ void load(int64_t k, float v[4]) const
     {
 #pragma unroll
@@ -92,8 +94,7 @@ static __global__ void __launch_bounds__(LINEAR_TILE_THREADS)
 }
 
 /* A warp: one output of FEW_EACH rows. */
-template <int D>
-static __global__ void linear_few(struct linear_out out, struct cuda_rows x, struct linear_weights w)
+template <int D> static __global__ void linear_few(struct linear_out out, struct cuda_rows x, struct linear_weights w)
 {
     int lane = (int)threadIdx.x % 32;
     int64_t n = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, first = (int64_t)blockIdx.y * FEW_EACH;

@@ -7,8 +7,8 @@
  *     sum[i][j] belongs to row linear_tile_row() + i and column linear_tile_column() + j
  *
  * a and b: structs with `void load(int64_t k, float v[4])`, which gives element k of the rows (columns, for b)
- * linear_tile_loaded(i), i < 4: zero where there is none. Sums are f32; every 256 of k a new partial sum is begun, so that an
- * error grows with the root of 256 and the root of their number, not with that of n_k. The order is fixed.
+ * linear_tile_loaded(i), i < 4: zero where there is none. Sums are f32; every 256 of k a new partial sum is begun, so that
+ * an error grows with the root of 256 and the root of their number, not with that of n_k. The order is fixed.
  */
 #ifndef KERNELS_CUDA_LINEAR_TILE_H
 #define KERNELS_CUDA_LINEAR_TILE_H

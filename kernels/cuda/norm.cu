@@ -1,5 +1,5 @@
-/* norm.cu -- norms: statistics in double, each sum in one fixed order. A row of up to 1024 belongs to a warp, a longer one to
- * a block; rows are read once from memory and again from the cache.
+/* norm.cu -- norms: statistics in double, each sum in one fixed order. A row of up to 1024 belongs to a warp, a longer one
+ * to a block; rows are read once from memory and again from the cache.
  */
 #include "kernels/cuda/cuda.h"
 
@@ -10,7 +10,10 @@ struct norm_vector { /* an optional [C] parameter, of any float type */
     const void *p;
     int dtype;
     float otherwise;
-    __device__ float at(int64_t i) const { return p ? cuda_load(p, dtype, i) : otherwise; }
+    __device__ float at(int64_t i) const
+    {
+        return p ? cuda_load(p, dtype, i) : otherwise;
+    }
 };
 
 static struct norm_vector vector_of(struct tensor t, float otherwise)
@@ -88,7 +91,8 @@ int cuda_layer_norm_mod(struct run *r, struct tensor y, struct tensor x, struct 
 
 int cuda_rms_norm(struct run *r, struct tensor y, struct tensor x, struct tensor w, float eps)
 {
-    struct norm_rows f = {cuda_rows_of(y), cuda_rows_of(x), vector_of(w, 1), vector_of(cuda_none(), 0), 0, (double)eps, false};
+    struct norm_rows f = {
+        cuda_rows_of(y), cuda_rows_of(x), vector_of(w, 1), vector_of(cuda_none(), 0), 0, (double)eps, false};
     return norm_rows(r, f);
 }
 
@@ -118,7 +122,8 @@ static __global__ void norm_turn_kernel(struct norm_turn f)
     int64_t token = row / f.n_heads;
     bool turns = token < f.n_turned;
     const float *c = turns ? cuda_row_f32(f.cos_, token) : NULL, *s = turns ? cuda_row_f32(f.sin_, token) : NULL;
-    for (int64_t k = lane; 2 * k < d; k += 32) { /* each lane its pairs; an odd width has half a one, which is never turned */
+    for (int64_t k = lane; 2 * k < d;
+         k += 32) { /* each lane its pairs; an odd width has half a one, which is never turned */
         bool whole = 2 * k + 1 < d;
         float a = x[2 * k], b = whole ? x[2 * k + 1] : 0;
         if (f.w.p) {
@@ -133,8 +138,13 @@ static __global__ void norm_turn_kernel(struct norm_turn f)
 
 int cuda_norm_rope(struct run *r, struct tensor x, struct tensor w, float eps, struct tensor cos_, struct tensor sin_)
 {
-    struct norm_turn f = {cuda_rows_of(x),  cuda_rows_of(cos_), cuda_rows_of(sin_), vector_of(w, 1),
-                          (double)eps, x.shape[1], tensor_is_none(cos_) ? 0 : cos_.shape[0]};
+    struct norm_turn f = {cuda_rows_of(x),
+                          cuda_rows_of(cos_),
+                          cuda_rows_of(sin_),
+                          vector_of(w, 1),
+                          (double)eps,
+                          x.shape[1],
+                          tensor_is_none(cos_) ? 0 : cos_.shape[0]};
     if (f.x.n_rows < 1 || f.x.n < 1 || (!f.w.p && f.n_turned == 0))
         return 0;
     CUDA_LAUNCH(norm_turn_kernel, (unsigned)((f.x.n_rows + 7) / 8), THREADS, 0, cuda_of(r)->compute, f);
@@ -157,10 +167,10 @@ struct norm_stats {
 
 struct norm_group {
     struct cuda_rows x;
-    struct norm_sums *sums;   /* [chunks, groups] */
-    struct norm_stats *stats; /* [groups] */
+    struct norm_sums *sums;        /* [chunks, groups] */
+    struct norm_stats *stats;      /* [groups] */
     int64_t n_chunks, n_groups, n; /* channels of a group */
-    int64_t slice;            /* groups that a block reads together: next to each other in memory */
+    int64_t slice;                 /* groups that a block reads together: next to each other in memory */
     double eps;
 };
 
@@ -213,7 +223,10 @@ static __global__ void group_stats(struct norm_group f)
     if (lane > 0)
         return;
     double var = d2 - d * d;
-    struct norm_stats s = {(double)cuda_row_f32(f.x, 0)[group * f.n] + d, 1 / sqrt((var > 0 ? var : var != var ? var : 0) + f.eps)};
+    struct norm_stats s = {(double)cuda_row_f32(f.x, 0)[group * f.n] + d, 1 / sqrt((var > 0      ? var
+                                                                                    : var != var ? var
+                                                                                                 : 0) +
+                                                                                   f.eps)};
     f.stats[group] = s;
 }
 
@@ -269,7 +282,7 @@ struct batch_norm_each {
 int cuda_batch_norm(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, struct tensor mean,
                     struct tensor var, float eps, enum act act)
 {
-    struct batch_norm_each f = {cuda_rows_of(y), cuda_rows_of(x),    vector_of(w, 1), vector_of(b, 0),
-                                vector_of(mean, 0), vector_of(var, 1), eps, act};
+    struct batch_norm_each f = {
+        cuda_rows_of(y), cuda_rows_of(x), vector_of(w, 1), vector_of(b, 0), vector_of(mean, 0), vector_of(var, 1), eps, act};
     return cuda_each(r, f, f.x.n_rows, f.x.n);
 }

@@ -1,6 +1,6 @@
-/* test_cuda_libs.c -- what kernels/cuda/lib_*.c hands to the libraries, against emulations of their contracts (libs/) and cpu_ref:
- * layouts, strides, pieces, heads, boxes with padding, epilogues, the way back to the own kernels. Inputs lie on the bf16 grid
- * and sums stay exact, so that what is left is one rounding of the result to bf16.
+/* test_cuda_libs.c -- what kernels/cuda/lib_*.c hands to the libraries, against emulations of their contracts (libs/) and
+ * cpu_ref: layouts, strides, pieces, heads, boxes with padding, epilogues, the way back to the own kernels. Inputs lie on
+ * the bf16 grid and sums stay exact, so that what is left is one rounding of the result to bf16.
  */
 #include <math.h>
 #include <stdio.h>
@@ -39,8 +39,13 @@ typedef struct tensor case_fn(struct side *s, const int *d);
 /* T, H, W, Ci, Co, kernel t, kernel, stride t, stride, replicate */
 static struct tensor conv(struct side *s, const int *d)
 {
-    struct conv c = {.stride = {d[7], d[8], d[8]}, .pad_before = {2, 1, 0}, .pad_after = {0, 1, 1}, .replicate = d[9] != 0, .act = ACT_RELU};
-    struct tensor x = input(s, 1, 4, SHAPE(d[0], d[1], d[2], d[3] + 3)), w = input(s, 2, 5, SHAPE(d[4], d[3], d[5], d[6], d[6]));
+    struct conv c = {.stride = {d[7], d[8], d[8]},
+                     .pad_before = {2, 1, 0},
+                     .pad_after = {0, 1, 1},
+                     .replicate = d[9] != 0,
+                     .act = ACT_RELU};
+    struct tensor x = input(s, 1, 4, SHAPE(d[0], d[1], d[2], d[3] + 3)),
+                  w = input(s, 2, 5, SHAPE(d[4], d[3], d[5], d[6], d[6]));
     return op_conv(&s->run, tensor_slice(x, 3, 2, d[3]), w, input(s, 3, 1, SHAPE(d[4])), &c);
 }
 
@@ -73,6 +78,8 @@ static const struct {
 } cases[] = {
     {"conv", conv, 0x1p-8, {3, 7, 6, 8, 16, 3, 3, 1, 1, 1}},
     {"conv", conv, 0x1p-8, {5, 9, 8, 16, 8, 3, 3, 2, 2, 0}},
+    {"conv, only the stride differs", conv, 0x1p-8, {5, 9, 8, 16, 8, 3, 3, 1, 1, 0}},
+    {"conv, only the stride differs", conv, 0x1p-8, {5, 9, 8, 16, 8, 3, 3, 2, 1, 0}},
     {"conv", conv, 0x1p-8, {1, 12, 11, 8, 8, 1, 5, 1, 1, 0}},
     {"conv, in boxes of rows", conv, 0x1p-8, {1, 40, 60, 32, 8, 1, 3, 1, 1, 1}},
     {"conv of 7 channels", conv, 1e-6, {2, 7, 6, 7, 16, 3, 3, 1, 1, 1}},
@@ -115,7 +122,8 @@ static bool side_open(struct side *s, const char *kind)
     struct err err = {0};
     struct device_options o = {.n_threads = 1, .precision = DEVICE_BF16};
     s->out = mem_alloc(MAX * sizeof *s->out);
-    bool fine = s->out && device_open(&s->device, kind, &o, &err) == 0 && run_init(&s->run, s->device, (size_t)64 << 20, &err) == 0;
+    bool fine =
+        s->out && device_open(&s->device, kind, &o, &err) == 0 && run_init(&s->run, s->device, (size_t)64 << 20, &err) == 0;
     if (!fine)
         printf("FAIL opening %s: %s\n", kind, err.text);
     return fine;

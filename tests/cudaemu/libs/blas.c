@@ -1,6 +1,6 @@
 /* blas.c -- cuBLASLt's contract, as far as kernels/cuda/lib_blas.c uses it, in plain loops over "device" memory. It has no
- * algorithm for products with k = 97, so that the way back is taken too, and an algorithm fits the call that it was asked for
- * and no other: a cache that confuses two shapes is found.
+ * algorithm for products with k = 97, so that the way back is taken too, and an algorithm fits the call that it was asked
+ * for and no other: a cache that confuses two shapes is found.
  */
 #include <cublasLt.h>
 
@@ -59,7 +59,8 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t d, cublasLtMa
     return CUBLAS_STATUS_INVALID_VALUE;
 }
 
-cublasStatus_t cublasLtMatrixLayoutInit(cublasLtMatrixLayout_t l, cudaDataType_t type, uint64_t rows, uint64_t cols, int64_t ld)
+cublasStatus_t cublasLtMatrixLayoutInit(cublasLtMatrixLayout_t l, cudaDataType_t type, uint64_t rows, uint64_t cols,
+                                        int64_t ld)
 {
     *l = (cublasLtMatrixLayoutOpaque_t){type, rows, cols, ld};
     return ld >= (int64_t)rows ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
@@ -128,32 +129,46 @@ static bool aligned(const void *p, uint64_t bytes)
     return (uintptr_t)p % bytes == 0;
 }
 
+/* Element (i, j) of a^T b, summed in double. */
+static double dot(const void *a, const cublasLtMatrixLayoutOpaque_t *la, const void *b, const cublasLtMatrixLayoutOpaque_t *lb,
+                  int64_t i, int64_t j)
+{
+    double sum = 0;
+    for (int64_t k = 0; k < (int64_t)la->rows; k++)
+        sum += (double)element(a, la->type, i * la->ld + k) * (double)element(b, lb->type, j * lb->ld + k);
+    return sum;
+}
+
+static double finish(const cublasLtMatmulDescOpaque_t *d, double sum, int64_t i)
+{
+    if (d->epilogue & CUBLASLT_EPILOGUE_BIAS)
+        sum += (double)((const float *)d->bias)[i];
+    if (d->epilogue & CUBLASLT_EPILOGUE_GELU)
+        sum = sum / 2 * (1 + tanh(0.7978845608028654 * (sum + 0.044715 * sum * sum * sum)));
+    return sum;
+}
+
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t d, const void *alpha, const void *a,
                               cublasLtMatrixLayout_t la, const void *b, cublasLtMatrixLayout_t lb, const void *beta,
                               const void *c, cublasLtMatrixLayout_t lc, void *y, cublasLtMatrixLayout_t ly,
                               const cublasLtMatmulAlgo_t *algo, void *workspace, size_t workspace_bytes, cudaStream_t s)
 {
-    uint64_t now[8] = {0};
+    uint64_t now[8] = {0}, align = algo->data[6];
+    float by, keep;
     (void)s;
     stamp(now, d, la, lb, ly);
-    bool fits = (void *)h == &opened && memcmp(now, algo->data, 6 * sizeof *now) == 0 && d->turned == CUBLAS_OP_T && c == y && lc == ly;
-    fits = fits && aligned(a, algo->data[6] >> 48) && aligned(b, algo->data[6] >> 32 & 0xffff) && aligned(y, algo->data[6] & 0xffff);
-    if (!fits || la->rows != lb->rows || la->cols != ly->rows || lb->cols != ly->cols || !aligned(workspace, 256))
+    memcpy(&by, alpha, sizeof by);
+    memcpy(&keep, beta, sizeof keep);
+    bool fits = (void *)h == &opened && memcmp(now, algo->data, 6 * sizeof *now) == 0 && d->turned == CUBLAS_OP_T;
+    fits = fits && c == y && lc == ly && la->rows == lb->rows && la->cols == ly->rows && lb->cols == ly->cols;
+    if (!fits || !aligned(a, align >> 48) || !aligned(b, align >> 32 & 0xffff) || !aligned(y, align & 0xffff))
         return CUBLAS_STATUS_INVALID_VALUE;
     memset(workspace, 0xff, workspace_bytes < 4096 ? workspace_bytes : 4096); /* it is the library's */
-    for (int64_t j = 0; j < (int64_t)ly->cols; j++) {
-        for (int64_t i = 0; i < (int64_t)ly->rows; i++) {
-            float *dst = (float *)y + j * ly->ld + i;
-            double sum = 0;
-            for (int64_t k = 0; k < (int64_t)la->rows; k++)
-                sum += (double)element(a, la->type, i * la->ld + k) * (double)element(b, lb->type, j * lb->ld + k);
-            sum = *(const float *)alpha * sum + (*(const float *)beta != 0 ? *(const float *)beta * (double)*dst : 0);
-            if (d->epilogue & CUBLASLT_EPILOGUE_BIAS)
-                sum += (double)((const float *)d->bias)[i];
-            if (d->epilogue & CUBLASLT_EPILOGUE_GELU)
-                sum = sum / 2 * (1 + tanh(0.7978845608028654 * (sum + 0.044715 * sum * sum * sum)));
-            *dst = (float)sum;
-        }
+    for (int64_t i = 0; i < (int64_t)(ly->rows * ly->cols); i++) {
+        int64_t row = i % (int64_t)ly->rows, column = i / (int64_t)ly->rows;
+        float *dst = (float *)y + column * ly->ld + row;
+        double sum = (double)by * dot(a, la, b, lb, row, column);
+        *dst = (float)finish(d, keep != 0 ? sum + (double)keep * (double)*dst : sum, row);
     }
     return CUBLAS_STATUS_SUCCESS;
 }

@@ -1,7 +1,7 @@
-/* dnn.c -- cuDNN's backend API, as far as kernels/cuda/lib_dnn.c uses it, in plain loops over "device" memory: descriptors keep
- * their attributes, an execution reads them back. Its heuristics first offer an engine that does not repeat its sums (its
- * results are NaN: nobody may take it), then one that wants more workspace than there is, then the one to use. Attention
- * with heads wider than 128 has none.
+/* dnn.c -- cuDNN's backend API, as far as kernels/cuda/lib_dnn.c uses it, in plain loops over "device" memory: descriptors
+ * keep their attributes, an execution reads them back. Its heuristics first offer an engine that does not repeat its sums
+ * (its results are NaN: nobody may take it), then one that wants more workspace than there is, then the one to use.
+ * Attention with heads wider than 128 has none.
  */
 #include <cudnn.h>
 
@@ -187,7 +187,8 @@ struct operand {
 static struct operand bound(const struct descriptor *pack, const struct descriptor *tensor)
 {
     struct operand o = {0};
-    const struct attribute *uids = find(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS), *dims = find(tensor, CUDNN_ATTR_TENSOR_DIMENSIONS);
+    const struct attribute *uids = find(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS),
+                           *dims = find(tensor, CUDNN_ATTR_TENSOR_DIMENSIONS);
     for (int i = 0; i < uids->n; i++) {
         if (number(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, i) == number(tensor, CUDNN_ATTR_TENSOR_UNIQUE_ID, 0))
             memcpy(&o.data, find(pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS)->bytes + 8 * i, sizeof o.data);
@@ -229,7 +230,8 @@ static void convolve(const struct descriptor *op, const struct descriptor *pack)
         double sum = 0;
         for (int64_t k = 0; k < taps * w.n[1]; k++) {
             int64_t ku = k % w.n[4], kv = k / w.n[4] % w.n[3], kt = k / w.n[4] / w.n[3] % w.n[2], ch = k / taps;
-            sum += get(&x, ch * x.step[1] + (t * s[0] + kt) * x.step[2] + (v * s[1] + kv) * x.step[3] + (u * s[2] + ku) * x.step[4]) *
+            sum += get(&x, ch * x.step[1] + (t * s[0] + kt) * x.step[2] + (v * s[1] + kv) * x.step[3] +
+                               (u * s[2] + ku) * x.step[4]) *
                    get(&w, o * w.step[0] + ch * w.step[1] + kt * w.step[2] + kv * w.step[3] + ku * w.step[4]);
         }
         set(&y, o * y.step[1] + t * y.step[2] + v * y.step[3] + u * y.step[4], sum);
@@ -246,8 +248,10 @@ static double score(const struct operand *q, const struct operand *k, int64_t at
 
 static void attend(const struct descriptor *op, const struct descriptor *pack)
 {
-    struct operand q = bound(pack, part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_QDESC)), k = bound(pack, part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_KDESC)),
-                   v = bound(pack, part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_VDESC)), o = bound(pack, part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_ODESC)),
+    struct operand q = bound(pack, part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_QDESC)),
+                   k = bound(pack, part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_KDESC)),
+                   v = bound(pack, part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_VDESC)),
+                   o = bound(pack, part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_ODESC)),
                    scale = bound(pack, part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_SCALEDESC));
     double by = (double)*(const float *)(void *)scale.data, sum[128];
     for (int64_t i = 0; i < q.n[1] * q.n[2]; i++) {
