@@ -1,24 +1,6 @@
-/* sampler.cu -- steps of the sampler and of the VAE's tiles, and normal random numbers (kernels/cpu/ref_random.c has the
- * formula: counters and keys are the same to the bit). */
+/* sampler.cu -- the VAE's samples and tiles, and normal random numbers (the sampler's step is in elem.cu). Their formula is in
+ * kernels/cpu/ref_random.c: counters and keys are the same to the bit. */
 #include "kernels/cuda/cuda.h"
-
-struct euler_each {
-    struct cuda_rows x, v0, v1;
-    float g, dt;
-    __device__ void operator()(int64_t row, int64_t k) const
-    {
-        float v = cuda_row_f32(v0, row)[k];
-        if (v1.data)
-            v += g * (cuda_row_f32(v1, row)[k] - v);
-        cuda_row_f32(x, row)[k] += dt * v;
-    }
-};
-
-int cuda_euler(struct run *r, struct tensor x, struct tensor v0, struct tensor v1, float g, float dt)
-{
-    struct euler_each f = {cuda_rows_of(x), cuda_rows_of(v0), cuda_rows_of(v1), g, dt};
-    return cuda_each(r, f, f.x.n_rows, f.x.n);
-}
 
 struct gauss_each {
     float *y;
