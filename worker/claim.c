@@ -56,7 +56,6 @@ struct claim {
     bool held;           /* for a job of several devices */
     char process[JOB_ID]; /* claims are numbered within it */
     int64_t n_claims;
-    int rank;       /* in the job in work; 0 alone */
     char host[64];  /* whose workers make gangs with this one; "" for none */
     char token[64]; /* of the claim that was not answered yet; "" for none */
 };
@@ -268,8 +267,7 @@ static void release_job(struct claim *c, const struct queue_claimed *job)
 static void on_progress(void *arg, const char *stage, int64_t step, int64_t total, double eta_s)
 {
     const struct claim *c = arg;
-    if (c->rank == 0) /* speaks for all */
-        lease_progress(c->lease, stage, step, total, eta_s);
+    lease_progress(c->lease, stage, step, total, eta_s);
 }
 
 /* The generator is in memory now, and of which weights. */
@@ -302,7 +300,6 @@ static int run_pipeline(struct claim *c, const struct queue_claimed *job, struct
 static int run_shared(struct claim *c, const struct queue_claimed *job, struct gang **ret_gang, json_t **ret_result,
                       json_t **ret_report, struct err *err)
 {
-    c->rank = job->rank;
     if (job->size <= 1)
         return run_pipeline(c, job, NULL, ret_result, ret_report, err);
     int rc = gang_form(ret_gang, c->env.device, c->env.conf->volume, job->job.id, job->attempt, job->rank, job->size,

@@ -22,10 +22,10 @@ struct gang {
 };
 
 /* Rates to split by, as nothing is measured: some cores and Unix sockets, or a device whose memory goes through them. */
-static struct group_rates rates_of(const char *device_kind)
+static struct group_rates rates_of(const char *device_kind, const struct comm *comm)
 {
     if (strcmp(device_kind, "cuda") == 0)
-        return (struct group_rates){.flops = 400e12, .bytes = 5e9};
+        return (struct group_rates){.flops = 400e12, .bytes = comm->carrier->on_device ? 100e9 : 5e9};
     return (struct group_rates){.flops = 2e11, .bytes = 1e9};
 }
 
@@ -84,7 +84,7 @@ int gang_share(struct gang *g, void *data, size_t bytes, struct err *err)
 int gang_split(struct gang *g, struct avatar *a, int width, int height, int64_t n_frames, int steps, const char *device_kind,
                struct avatar_plan *ret, struct err *err)
 {
-    const struct group_rates rates = rates_of(device_kind);
+    const struct group_rates rates = rates_of(device_kind, g->comm);
     struct group_plan *plan = mem_zalloc(sizeof(*plan));
     if (!plan)
         return err_set(err, ERR_NOMEM, "no memory for the plan of a gang");

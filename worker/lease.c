@@ -305,7 +305,7 @@ void lease_progress(struct lease *l, const char *stage, int64_t step, int64_t to
     l->held.step = step;
     l->held.total = total;
     l->held.eta_s = eta_s;
-    l->held.fresh = true;
+    l->held.fresh = l->held.rank == 0; /* who speaks for all of a gang; the others want to know how long it takes */
     pthread_mutex_unlock(&l->lock);
 }
 
