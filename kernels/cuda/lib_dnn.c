@@ -13,12 +13,15 @@
 
 #include "common/mem.h"
 
+/* In the work buffer: the library's own, then operands. Attention takes next to nothing for itself and much for these. */
 #define OPERANDS CUDA_WORK_LIBRARY
+#define HEADS ((size_t)2 << 20)
 #define PARTS_MAX 24       /* descriptors of a plan */
 #define CONFIGS_MAX 8      /* engines that are tried */
 #ifndef DNN_OPERANDS_BYTES /* tests take less, to come to parts with little */
 #define DNN_KNOWN 128      /* plans kept; a hash that falls on another takes its place */
-#define DNN_OPERANDS_BYTES (CUDA_WORK_BYTES - CUDA_WORK_LIBRARY)
+#define DNN_OPERANDS_BYTES (CUDA_WORK_BYTES - OPERANDS)
+#define DNN_HEADS_BYTES (CUDA_WORK_BYTES - HEADS)
 #define DNN_WORTH                                                                                                           \
     1000000 /* queries x keys, or products of a convolution over 1000, from which on a plan and copies are made */
 #endif
@@ -34,6 +37,7 @@ struct dnn_plan {
     struct dnn_key key;
     cudnnBackendDescriptor_t parts[PARTS_MAX], plan; /* parts in order of making; plan is one of them. NULL: no engine */
     int n_parts;
+    int64_t room;         /* bytes of the work buffer for the library's own needs */
     cudnnStatus_t status; /* of what failed first while it was made */
 };
 
@@ -173,7 +177,7 @@ static bool try_config(struct dnn *d, struct dnn_plan *p, cudnnBackendDescriptor
     if (p->status == CUDNN_STATUS_SUCCESS)
         p->status =
             cudnnBackendGetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &n, &bytes);
-    if (p->status == CUDNN_STATUS_SUCCESS && bytes <= (int64_t)CUDA_WORK_LIBRARY) {
+    if (p->status == CUDNN_STATUS_SUCCESS && bytes <= p->room) {
         p->plan = plan;
         return true;
     }
@@ -275,6 +279,7 @@ static void attention_plan(struct dnn *d, struct dnn_plan *p, int64_t sq, int64_
     put_part(p, operation, CUDNN_ATTR_OPERATION_SDPA_FWD_VDESC, v);
     put_part(p, operation, CUDNN_ATTR_OPERATION_SDPA_FWD_ODESC, o);
     put_part(p, operation, CUDNN_ATTR_OPERATION_SDPA_FWD_SCALEDESC, scale);
+    p->room = (int64_t)HEADS;
     make_plan(d, p, ready(p, operation));
 #else
     (void)d, (void)sq, (void)sk, (void)hq, (void)hk, (void)width;
@@ -289,7 +294,7 @@ static int heads(struct run *r, struct dnn *d, struct tensor y, struct tensor q,
     int64_t share = q.shape[1] / k.shape[1], sq = q.shape[0], sk = k.shape[0], width = q.shape[2];
     const int64_t nq[3] = {sq, n * share, width}, nk[3] = {sk, n, width};
     struct dnn_key key = {ATTENTION, {sq, sk, n * share, n, width}};
-    size_t at = OPERANDS;
+    size_t at = HEADS;
     struct tensor qn = operand(r, &at, 3, nq), kn = operand(r, &at, 3, nk), vn = operand(r, &at, 3, nk),
                   on = operand(r, &at, 3, nq);
     const int64_t uids[] = {Q, K, V, O, SCALE};
@@ -316,7 +321,7 @@ static int64_t heads_at_once(const struct run *r, struct tensor q, struct tensor
     int64_t sq = q.shape[1], sk = k.shape[1], hk = k.shape[2], width = q.shape[3];
     if (r->device->precision != DEVICE_BF16 || kind != ATTN_FULL || width % 8 != 0 || sq * sk < DNN_WORTH)
         return 0;
-    int64_t head = 2 * width * (2 * sq * (q.shape[2] / hk) + 2 * sk) + 1024, n = (int64_t)DNN_OPERANDS_BYTES / head;
+    int64_t head = 2 * width * (2 * sq * (q.shape[2] / hk) + 2 * sk) + 1024, n = (int64_t)DNN_HEADS_BYTES / head;
     n = n < hk ? n : hk;
     while (n > 1 && hk % n != 0)
         n--;
@@ -372,6 +377,7 @@ static void conv_plan(struct dnn *d, struct dnn_plan *p, const int64_t *x, const
     put_part(p, operation, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, yp);
     put(p, operation, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA, CUDNN_TYPE_FLOAT, 1, &alpha);
     put(p, operation, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA, CUDNN_TYPE_FLOAT, 1, &beta);
+    p->room = (int64_t)OPERANDS;
     make_plan(d, p, ready(p, operation));
 }
 

@@ -275,6 +275,9 @@ cudnnStatus_t cudnnBackendExecute(cudnnHandle_t h, cudnnBackendDescriptor_t plan
     (void)h;
     if (config->engine != 2 || !((struct descriptor *)pack)->finished)
         return CUDNN_STATUS_EXECUTION_FAILED;
+    void *workspace;
+    memcpy(&workspace, find(pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE)->bytes, sizeof workspace);
+    memset(workspace, 0xff, 4096); /* it is the library's: operands lie elsewhere */
     if (op->type == CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR)
         attend(op, pack);
     else
