@@ -360,6 +360,7 @@ struct vae_batch {
     struct vae_unit *unit; /* owned */
     struct tensor *made;   /* owned, at rank 0: the units' results in order */
     int64_t n, most, each; /* units, room for them, units of a temporal tile */
+    int64_t load[COMM_MAX]; /* of each rank, in elements made, over all batches */
 };
 
 static void vae_batch_done(struct vae_batch *b)
@@ -409,7 +410,7 @@ static int64_t vae_unit_shape(const struct vae_way *w, struct tensor x, int64_t 
     return shape[0] * shape[1] * shape[2] * shape[3];
 }
 
-/* Each unit, in order, to the rank that has least to do: the same at every rank. */
+/* Each unit, in order, to the rank that had least to do until then: the same at every rank. */
 static void vae_batch_assign(struct vae_batch *b, int n, int64_t count[COMM_MAX])
 {
     int64_t shape[4];
@@ -419,9 +420,11 @@ static void vae_batch_assign(struct vae_batch *b, int n, int64_t count[COMM_MAX]
     for (int64_t u = 0; u < b->n; u++) {
         int least = 0;
         for (int i = 1; i < n; i++)
-            least = count[i] < count[least] ? i : least;
+            least = b->load[i] < b->load[least] ? i : least;
         b->unit[u].rank = least;
-        count[least] += vae_unit_shape(b->way, b->unit[u].x, shape);
+        int64_t work = vae_unit_shape(b->way, b->unit[u].x, shape);
+        count[least] += work;
+        b->load[least] += work;
     }
 }
 
