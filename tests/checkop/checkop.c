@@ -14,6 +14,7 @@
 #define FENCE 256
 #define FENCE_BYTE 0xa5
 #define ARENA ((size_t)4 << 30)
+#define ARENA_DEVICE ((size_t)2 << 30) /* all of it is allocated there */
 #define PATTERN ((size_t)16 << 20) /* so much of the arena is watched */
 #define PATTERN_DEVICE ((size_t)1 << 20) /* where it must be copied there */
 
@@ -326,7 +327,7 @@ static const char *compare(const struct check *c, const float *want, const float
 }
 
 struct sides {
-    struct side reference, one, all; /* cpu_ref; the table with one thread, with as many as wanted */
+    struct side reference, one, all; /* cpu_ref; the table with one thread (host devices), with as many as wanted */
     double small;                    /* options' */
     bool needed;
 };
@@ -350,7 +351,7 @@ static const char *check_repeats(struct sides *t, const struct check *c, const i
     size_t bytes = (size_t)tensor_count(z) * sizeof *v->got;
     if (memcmp(v->got, v->twice, bytes) != 0)
         return "gave other bits the second time";
-    v->one = side_again(&t->one, c, d, seed, data, &z, &why);
+    v->one = side_again(t->one.device ? &t->one : &t->all, c, d, seed, data, &z, &why);
     if (why)
         return why;
     return memcmp(v->got, v->one, bytes) != 0 ? "gives other bits with one thread" : NULL;
@@ -505,7 +506,7 @@ static int side_open(struct side *s, const char *kind, int n_threads, bool bf16,
     struct device_options o = {.n_threads = n_threads, .precision = bf16 ? DEVICE_BF16 : DEVICE_F32};
     *s = (struct side){.replay = -1};
     int rc = device_open(&s->device, kind, &o, err);
-    return rc < 0 ? rc : run_init(&s->run, s->device, ARENA, err);
+    return rc < 0 ? rc : run_init(&s->run, s->device, s->device->is_host ? ARENA : ARENA_DEVICE, err);
 }
 
 static void side_close(struct side *s)
@@ -577,7 +578,7 @@ int main(int argc, char **argv)
     int rc = side_open(&t.reference, "cpu_ref", 1, false, &err);
     if (rc == 0)
         rc = side_open(&t.all, o.table, o.n_threads, o.bf16, &err);
-    if (rc == 0)
+    if (rc == 0 && t.all.device->is_host)
         rc = side_open(&t.one, o.table, 1, o.bf16, &err);
     if (rc == 0 || rc == ERR_UNSUPPORTED)
         walk(rc == 0 ? &t : NULL, &o, &sum);
