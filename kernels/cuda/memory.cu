@@ -83,9 +83,10 @@ int cuda_launched(struct run *r)
 
 void *cuda_work(struct run *r, size_t from, size_t bytes)
 {
-    if (from <= CUDA_WORK_BYTES && bytes <= CUDA_WORK_BYTES - from && from % 256 == 0)
+    size_t all = cuda_of(r)->work_bytes;
+    if (from <= all && bytes <= all - from && from % 256 == 0)
         return cuda_of(r)->work + from;
-    run_fail(r, ERR_INTERNAL, "%zu bytes from %zu on are wanted of a work buffer of %zu", bytes, from, CUDA_WORK_BYTES);
+    run_fail(r, ERR_INTERNAL, "%zu bytes from %zu on are wanted of a work buffer of %zu", bytes, from, all);
     return NULL;
 }
 
@@ -117,7 +118,9 @@ static void slots_free(struct cuda_slot *slots, int n)
 int memory_open(struct device *d, struct err *err)
 {
     struct cuda_impl *c = impl(d);
-    int rc = cuda_err(err, cudaMalloc(&c->work, CUDA_WORK_BYTES), "the work buffer");
+    size_t share = d->memory_bytes / 40 / 256 * 256;
+    c->work_bytes = share > CUDA_WORK_BYTES ? share : CUDA_WORK_BYTES;
+    int rc = cuda_err(err, cudaMalloc(&c->work, c->work_bytes), "the work buffer");
     if (rc == 0)
         rc = cuda_err(err, slots_new(c->small, CUDA_STAGE_N_SMALL, CUDA_STAGE_SMALL), "pinned memory");
     if (rc == 0)

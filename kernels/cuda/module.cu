@@ -113,6 +113,7 @@ int troupe_cuda_open(struct device *d, const struct device_options *o, struct er
     c->index = o->index;
     d->impl = c;
     str_copy(d->name, sizeof d->name, gpu.name);
+    d->memory_bytes = gpu.totalGlobalMem;
     rc = open_gpu(d, c, &gpu, err);
     if (rc < 0) {
         close_gpu(d);
@@ -123,7 +124,6 @@ int troupe_cuda_open(struct device *d, const struct device_options *o, struct er
     hooks.close = close_gpu;
     d->table = table_get();
     d->hooks = &hooks;
-    d->memory_bytes = gpu.totalGlobalMem;
     d->n_threads = 1;
     d->precision = o->precision;
     d->is_host = false;
