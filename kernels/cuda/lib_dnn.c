@@ -43,6 +43,7 @@ struct dnn_plan {
 
 struct dnn {
     cudnnHandle_t handle;
+    cudnnBackendDescriptor_t described; /* in tests, where no device is: what one would be. Otherwise NULL */
     struct dnn_plan known[DNN_KNOWN];
 };
 
@@ -171,7 +172,10 @@ static bool try_config(struct dnn *d, struct dnn_plan *p, cudnnBackendDescriptor
     if (!repeats(config))
         return false;
     cudnnBackendDescriptor_t plan = part_new(p, CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
-    put(p, plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &d->handle);
+    if (d->described)
+        put_part(p, plan, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, d->described);
+    else
+        put(p, plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &d->handle);
     put_part(p, plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, config);
     ready(p, plan);
     if (p->status == CUDNN_STATUS_SUCCESS)
@@ -194,6 +198,8 @@ static void search(struct dnn *d, struct dnn_plan *p, cudnnBackendDescriptor_t g
     int made = 0;
     cudnnBackendDescriptor_t heuristics = part_new(p, CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
     put_part(p, heuristics, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph);
+    if (d->described)
+        put_part(p, heuristics, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, d->described);
     put(p, heuristics, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode);
     ready(p, heuristics);
     while (p->status == CUDNN_STATUS_SUCCESS && made < CONFIGS_MAX)
@@ -210,7 +216,8 @@ static void search(struct dnn *d, struct dnn_plan *p, cudnnBackendDescriptor_t g
 static void make_plan(struct dnn *d, struct dnn_plan *p, cudnnBackendDescriptor_t operation)
 {
     cudnnBackendDescriptor_t graph = part_new(p, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
-    put(p, graph, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &d->handle);
+    if (!d->described)
+        put(p, graph, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &d->handle);
     put_part(p, graph, CUDNN_ATTR_OPERATIONGRAPH_OPS, operation);
     ready(p, graph);
     search(d, p, graph, CUDNN_HEUR_MODE_A);
@@ -316,10 +323,11 @@ static int heads(struct run *r, struct dnn *d, struct tensor y, struct tensor q,
 }
 
 /* Key heads that go at once, in equal parts so that one plan serves all; 0: the op is not for here. */
-static int64_t heads_at_once(const struct run *r, struct tensor q, struct tensor k, enum attn_kind kind)
+static int64_t heads_at_once(const struct run *r, struct tensor q, struct tensor k, const struct attn *a)
 {
     int64_t sq = q.shape[1], sk = k.shape[1], hk = k.shape[2], width = q.shape[3];
-    if (r->device->precision != DEVICE_BF16 || kind != ATTN_FULL || width % 8 != 0 || sq * sk < DNN_WORTH)
+    bool full = a->kind == ATTN_FULL || (a->kind == ATTN_BLOCK_CAUSAL && a->block >= sk); /* a single block */
+    if (r->device->precision != DEVICE_BF16 || !full || width % 8 != 0 || sq * sk < DNN_WORTH)
         return 0;
     int64_t head = 2 * width * (2 * sq * (q.shape[2] / hk) + 2 * sk) + 1024, n = (int64_t)DNN_HEADS_BYTES / head;
     n = n < hk ? n : hk;
@@ -330,7 +338,7 @@ static int64_t heads_at_once(const struct run *r, struct tensor q, struct tensor
 
 int lib_dnn_attention(struct run *r, struct tensor y, struct tensor q, struct tensor k, struct tensor v, struct attn a)
 {
-    int64_t n = heads_at_once(r, q, k, a.kind), hk = k.shape[2];
+    int64_t n = heads_at_once(r, q, k, &a), hk = k.shape[2];
     if (n < 1)
         return LIB_DNN_OWN;
     struct dnn *d = open_dnn(r);

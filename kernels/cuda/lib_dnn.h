@@ -15,7 +15,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-/* As the ops of ops.h; 0, LIB_DNN_OWN, or the run's failure. Attention: ATTN_FULL alone. */
+/* As the ops of ops.h; 0, LIB_DNN_OWN, or the run's failure. Attention: where every query sees every key. */
 int lib_dnn_attention(struct run *r, struct tensor y, struct tensor q, struct tensor k, struct tensor v, struct attn a);
 int lib_dnn_conv(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, const struct conv *c);
 /* Kernels that it needs, in conv.cu: dst (bf16, contiguous) = x from `from` on, and beyond its edges their value or zero;

@@ -49,10 +49,10 @@ static struct tensor conv(struct side *s, const int *d)
     return op_conv(&s->run, tensor_slice(x, 3, 2, d[3]), w, input(s, 3, 1, SHAPE(d[4])), &c);
 }
 
-/* batch, queries, keys, heads, key heads, width */
+/* batch, queries, keys, heads, key heads, width, block of block-causal */
 static struct tensor attention(struct side *s, const int *d)
 {
-    struct attn a = {.kind = ATTN_FULL, .scale = 0.125f};
+    struct attn a = {.kind = d[6] ? ATTN_BLOCK_CAUSAL : ATTN_FULL, .scale = 0.125f, .block = d[6]};
     struct tensor q = input(s, 1, 4, SHAPE(d[0], d[1], d[3] + 2, d[5]));
     struct tensor k = input(s, 2, 4, SHAPE(d[0], d[2], d[4], d[5])), v = input(s, 3, 4, SHAPE(d[0], d[2], d[4], d[5]));
     return op_attention(&s->run, tensor_slice(q, 2, 1, d[3]), k, v, a);
@@ -85,6 +85,8 @@ static const struct {
     {"conv of 7 channels", conv, 1e-6, {2, 7, 6, 7, 16, 3, 3, 1, 1, 1}},
     {"attention", attention, 0x1p-8, {1, 33, 65, 2, 2, 64}},
     {"attention, grouped, in parts", attention, 0x1p-8, {2, 40, 50, 12, 6, 128}},
+    {"attention, one block", attention, 0x1p-8, {1, 40, 40, 2, 2, 64, 40}},
+    {"attention, two blocks", attention, 1e-5, {1, 40, 40, 2, 2, 64, 20}},
     {"attention, wide", attention, 1e-5, {1, 20, 30, 1, 1, 256}},
     {"linear", linear, 1e-5, {50, 40, 70, 0}},
     {"linear, gated, in pieces", linear, 1e-5, {300, 64, 200, 1}},
