@@ -20,8 +20,8 @@
 #define OPERANDS (GATE + VECTOR)
 #ifndef BLAS_OPERANDS_BYTES /* tests take less, to come to pieces with little */
 #define BLAS_KNOWN 512      /* shapes kept; a hash that falls on another takes its place */
-#define BLAS_OPERANDS_BYTES (CUDA_WORK_BYTES - OPERANDS)
-#define BLAS_WEIGHTS_BYTES ((size_t)48 << 20) /* of them for converted weights */
+#define BLAS_OPERANDS_BYTES (cuda_of(r)->work_bytes - OPERANDS)
+#define BLAS_WEIGHTS_BYTES (BLAS_OPERANDS_BYTES / 8 * 3) /* of them for converted weights */
 #endif
 #define PIECE 128 /* rows and columns are split at multiples of this */
 
@@ -239,9 +239,10 @@ static int piece(struct run *r, const struct blas_op *o, int64_t i, int64_t m, i
 }
 
 /* How many rows and outputs go at once; false: not even some. */
-static bool plan(struct blas_op *o)
+static bool plan(const struct run *r, struct blas_op *o)
 {
     int64_t m = o->x.shape[0], k = o->x.shape[1], n = o->w.shape[0];
+    (void)r; /* where tests say how much there is */
     size_t size = dtype_bytes(o->type), row = o->type == DTYPE_F32 ? 0 : (size_t)k * size, room = BLAS_OPERANDS_BYTES - 1024;
     o->n_piece = n;
     if (o->w.dtype != o->type) {
@@ -282,7 +283,7 @@ static int outputs(struct run *r, const struct blas_op *o, int64_t j, int64_t n)
 static int product(struct run *r, struct blas_op *o)
 {
     int64_t n = o->w.shape[0];
-    int rc = plan(o) ? 0 : LIB_BLAS_OWN;
+    int rc = plan(r, o) ? 0 : LIB_BLAS_OWN;
     for (int64_t j = 0; j < n && rc == 0; j += o->n_piece)
         rc = outputs(r, o, j, n - j < o->n_piece ? n - j : o->n_piece);
     return rc;

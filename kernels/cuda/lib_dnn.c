@@ -20,8 +20,8 @@
 #define CONFIGS_MAX 8      /* engines that are tried */
 #ifndef DNN_OPERANDS_BYTES /* tests take less, to come to parts with little */
 #define DNN_KNOWN 128      /* plans kept; a hash that falls on another takes its place */
-#define DNN_OPERANDS_BYTES (CUDA_WORK_BYTES - OPERANDS)
-#define DNN_HEADS_BYTES (CUDA_WORK_BYTES - HEADS)
+#define DNN_OPERANDS_BYTES (cuda_of(r)->work_bytes - OPERANDS)
+#define DNN_HEADS_BYTES (cuda_of(r)->work_bytes - HEADS)
 #define DNN_WORTH                                                                                                           \
     1000000 /* queries x keys, or products of a convolution over 1000, from which on a plan and copies are made */
 #endif
@@ -329,7 +329,7 @@ static int64_t heads_at_once(const struct run *r, struct tensor q, struct tensor
     bool full = a->kind == ATTN_FULL || (a->kind == ATTN_BLOCK_CAUSAL && a->block >= sk); /* a single block */
     if (r->device->precision != DEVICE_BF16 || !full || width % 8 != 0 || sq * sk < DNN_WORTH)
         return 0;
-    int64_t head = 2 * width * (2 * sq * (q.shape[2] / hk) + 2 * sk) + 1024, n = (int64_t)DNN_HEADS_BYTES / head;
+    int64_t head = 2 * width * (2 * sq * (q.shape[2] / hk) + 2 * sk) + 1024, n = (int64_t)(DNN_HEADS_BYTES) / head;
     n = n < hk ? n : hk;
     while (n > 1 && hk % n != 0)
         n--;
@@ -444,7 +444,7 @@ static bool conv_fits(const struct run *r, struct tensor y, struct tensor x, str
     int64_t n = tensor_count(w);
     if (r->device->precision != DEVICE_BF16 || c->groups != 1 || x.shape[3] % 8 != 0 || y.shape[3] % 8 != 0)
         return false;
-    return 2 * n <= (int64_t)DNN_OPERANDS_BYTES / 2 && tensor_rows(y) * n / 1000 >= DNN_WORTH;
+    return 2 * n <= (int64_t)(DNN_OPERANDS_BYTES) / 2 && tensor_rows(y) * n / 1000 >= DNN_WORTH;
 }
 
 int lib_dnn_conv(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, const struct conv *c)
