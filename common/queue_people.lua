@@ -217,8 +217,8 @@ local READ = {{'version', version}, {'get', get}, {'list', list}, {'why', why}, 
     {'tenants', tenants}, {'models', models}, {'hooks', hooks}}
 local WRITE = {{'submit', submit}, {'claim', claim}, {'renew', renew}, {'progress', progress}, {'settle', settle},
     {'release', release}, {'cancel', cancel}, {'expire', expire}, {'retry', retry}, {'redrive', redrive},
-    {'delete', delete}, {'forgot', forgot}, {'purge', purge}, {'pause', pause}, {'tenant', tenant}, {'hello', hello}, {'bye', bye},
-    {'quiet', quiet}, {'hook_take', hook_take}, {'hook_done', hook_done}}
+    {'delete', delete}, {'forgot', forgot}, {'purge', purge}, {'pause', pause}, {'tenant', tenant}, {'hello', hello},
+    {'bye', bye}, {'quiet', quiet}, {'hook_take', hook_take}, {'hook_done', hook_done}}
 
 for i = 1, #READ do
     redis.register_function{function_name = 'troupe_' .. READ[i][1], callback = READ[i][2], flags = {'no-writes'}}

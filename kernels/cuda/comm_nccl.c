@@ -174,7 +174,9 @@ int comm_nccl_open(struct comm **ret, struct comm *control, cudaStream_t stream,
         comm_abort(control, rc, err->text);
     else
         rc = comm_share(control, 0, &id, sizeof(id), err);
-    const ncclResult_t said = rc == 0 ? ncclCommInitRankConfig(&k->nccl, control->size, id, control->rank, &config) : ncclSuccess;
+    ncclResult_t said = ncclSuccess;
+    if (rc == 0)
+        said = ncclCommInitRankConfig(&k->nccl, control->size, id, control->rank, &config);
     if (rc == 0 && pthread_create(&k->watcher, NULL, watch, k) != 0)
         rc = err_set(err, ERR_NOMEM, "no thread to watch NCCL");
     if (rc < 0) {

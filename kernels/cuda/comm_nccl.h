@@ -1,8 +1,8 @@
 /* comm_nccl.h -- the carrier between GPUs: NCCL's sends and receives on the compute stream, device memory to device memory.
  *
  * control is another carrier between the same ranks (sockets or threads), borrowed: it hands NCCL's id around, carries
- * agreement, and is how a rank that died or gave up is noticed. A thread looks at it ten times a second; on a failure, of NCCL's
- * own too, it aborts the communicator, which ends the kernels that wait on the stream.
+ * agreement, and is how a rank that died or gave up is noticed. A thread looks at it ten times a second; on a failure, of
+ * NCCL's own too, it aborts the communicator, which ends the kernels that wait on the stream.
  *
  *     rc = comm_nccl_open(&c, control, stream, 60 * CLOCK_S, &err);      all ranks, each with its device current
  *
