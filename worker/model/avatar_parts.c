@@ -240,6 +240,7 @@ int avatar_parts_need(struct avatar_parts *p, enum avatar_part part, struct err 
     rc = avatar_parts_load[real](p, &s->err);
     s->seconds = (double)(clock_us() - start) / 1e6;
     p->load_seconds += s->seconds;
+    s->err.code = rc; /* the source's may be another: the second asking gets the first one's answer */
     avatar_parts_set(p, real, rc < 0 ? AVATAR_PART_FAILED : AVATAR_PART_READY);
     return rc < 0 ? err_set(err, rc, "%s: %s", avatar_parts_name(real), s->err.text) : 0;
 }
