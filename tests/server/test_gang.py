@@ -64,6 +64,7 @@ def test_nobody_else_takes_it(cluster):
 def test_cancel_stops_both(cluster):
     workers = pair(cluster)
     job = cluster.submit(**LONG)
+    formed(workers)  # a rank that was not told yet has nothing to end
     cluster.running(job)
     began = time.time()
     assert cluster.cancel(job).status in (200, 202)
@@ -72,6 +73,18 @@ def test_cancel_stops_both(cluster):
     assert cluster.job(job)["state"] == "cancelled"
     assert gone < 5, gone
     cluster.done(cluster.submit(devices=2))
+
+
+def test_cancel_while_it_gathers(cluster):
+    """The moment it runs, perhaps before each rank was told: nobody stays in it."""
+    pair(cluster)
+    for _ in range(3):
+        job = cluster.submit(**LONG)
+        cluster.running(job)
+        assert cluster.cancel(job).status in (200, 202)
+        assert cluster.end_of(job, 20)["state"] == "cancelled"
+    v = cluster.done(cluster.submit(devices=2))
+    assert v["deaths"] == 0
 
 
 @pytest.mark.parametrize("rank", [0, 1])
