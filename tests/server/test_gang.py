@@ -68,7 +68,9 @@ def test_cancel_stops_both(cluster):
     cluster.running(job)
     began = time.time()
     assert cluster.cancel(job).status in (200, 202)
-    until(lambda: all("part of a job ended" in w.log() or "job ended" in w.log() for w in workers), 20)
+    # rank 0 gives it back when the other one heard of the cancel first: the queue makes it cancelled all the same
+    ends = ("part of a job ended", "job ended", "job given back")
+    until(lambda: all(any(end in w.log() for end in ends) for w in workers), 20)
     gone = time.time() - began
     assert cluster.job(job)["state"] == "cancelled"
     assert gone < 5, gone
