@@ -597,6 +597,13 @@ static void test_retry_and_delete(void **state)
         assert_int_equal(call_id(queue_cmd_delete, "a"), 0);
     assert_int_equal(get("a", &v), ERR_NOTFOUND);
     assert_int_equal(call_id(queue_cmd_retry, "a"), ERR_NOTFOUND);
+    char trash[64];
+    str_format(trash, sizeof(trash), "%s:trash", queue.base);
+    words("ZCARD", trash, NULL, NULL);
+    assert_string_equal(reply.data, "1"); /* its files are somebody's task until they are gone */
+    assert_int_equal(call_id(queue_cmd_forgot, "a"), 0);
+    words("ZCARD", trash, NULL, NULL);
+    assert_string_equal(reply.data, "0");
     words("KEYS", "{*}:*:a", NULL, NULL);
     char own[64];
     str_format(own, sizeof(own), "%s:", queue.base);

@@ -525,6 +525,22 @@ static void test_redrive(void **state)
     assert_string_equal(claim(), "b-1");
 }
 
+/* A small tenant behind a busy one sees its own jobs on the first page. */
+static void test_own_list(void **state)
+{
+    (void)state;
+    NEED_SERVER();
+    char cursor[64] = "";
+    json_t *jobs = NULL;
+    submit("mine", "small");
+    many("busy", 1100);
+    send(queue_cmd_list(&cmd, &queue, &(struct queue_filter){.state = -1, .tenant = "small"}, "", 5, &err));
+    assert_int_equal(queue_read_list(reply.data, reply.len, &jobs, cursor, &err), 0);
+    assert_int_equal(json_array_size(jobs), 1);
+    assert_string_equal(cursor, "");
+    json_decref(jobs);
+}
+
 /* ---- webhooks ---- */
 
 static struct queue_hook hook;
@@ -598,7 +614,7 @@ int main(void)
         cmocka_unit_test_setup(test_labels, begin),        cmocka_unit_test_setup(test_warm, begin),
         cmocka_unit_test_setup(test_gang, begin),          cmocka_unit_test_setup(test_unfit, begin),
         cmocka_unit_test_setup(test_cache, begin),         cmocka_unit_test_setup(test_redrive, begin),
-        cmocka_unit_test_setup(test_hooks, begin),
+        cmocka_unit_test_setup(test_own_list, begin),      cmocka_unit_test_setup(test_hooks, begin),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }
