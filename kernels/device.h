@@ -22,7 +22,11 @@ struct device_options {
     int index;                       /* CUDA device number */
     int n_threads;                   /* CPU; 0: all cores this process may use */
     enum device_precision precision; /* CPU: BF16 keeps linear weights bf16 (half the memory, rounded activations) */
+    size_t memory_limit;             /* CUDA: bytes that this process may take of the device; 0: all that is free */
 };
+
+/* What a device works through in order: its ops, and the copies of weights beside them. */
+enum device_queue { DEVICE_OPS, DEVICE_COPIES };
 
 /* What a device does beyond its ops. A member left NULL is what plain host memory needs. */
 struct device_hooks {
@@ -37,6 +41,15 @@ struct device_hooks {
     /* A carrier of the device's own between the ranks that control connects (comm/comm.h), which it borrows. NULL: what ranks
      * say goes through host memory. */
     int (*comm)(struct device *d, struct comm *control, int64_t deadline_us, struct comm **ret, struct err *err);
+
+    /* Copies of weights beside the ops, for kernels/pool.h. copy enqueues host -> dst behind the copies before it; host is free
+     * again on return unless it is pinned (from pin). mark gives a ticket of all that was enqueued so far; what is enqueued in a
+     * queue after wait begins when that is done. All NULL: the device has none. 0 or an ERR_*. */
+    int (*copy)(struct device *d, void *dst, const void *host, size_t bytes, bool is_pinned);
+    int (*mark)(struct device *d, enum device_queue q, uint64_t *ret);
+    int (*wait)(struct device *d, enum device_queue q, enum device_queue of, uint64_t ticket);
+    void *(*pin)(struct device *d, size_t bytes); /* NULL: no memory */
+    void (*unpin)(struct device *d, void *p);
 };
 
 struct device {

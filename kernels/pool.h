@@ -1,0 +1,56 @@
+/* pool.h -- device memory for weights that are not all there at once.
+ *
+ * A pool is one piece of device memory. Blocks of weights have fixed places in it, and places may overlap: taking a block
+ * brings it up from host memory (a mapped file, or pinned copies of it) and throws out those it overlaps. As a place never changes,
+ * a tensor is bound once, before anything is there, and its data pointer stays right.
+ *
+ *     rc = pool_new(&p, device, bytes, false, &err);              device NULL: planning, nothing is allocated
+ *     int top = pool_block(p, "dit", 0);                          at an offset in bytes
+ *     rc = pool_place(p, top, host, &t, &err);                    t: as host, with data where it will be
+ *     int even = pool_block(p, "double 0", pool_end(p, top)), odd = pool_block(p, "double 1", ...), ...
+ *
+ *     pool_take(r, p, even);         ops enqueued from here on see its weights
+ *     ...ops that read them...
+ *     pool_next(r, p, even, odd);    those are all: odd comes up while they run, if it is not there
+ *     pool_free(p);
+ *
+ * A pool_next that guesses wrong costs a copy, never a wrong result: pool_take brings up what is missing. p NULL: both do nothing
+ * (weights are where they are). While planning (r->table NULL) they do nothing either.
+ *
+ * One thread, like the run. Host memory of placed tensors must stay until pool_free.
+ */
+#ifndef KERNELS_POOL_H
+#define KERNELS_POOL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "common/err.h"
+#include "kernels/run.h"
+
+struct pool;
+
+/* bytes: of the device, ERR_NOMEM with how much is free. is_pinned: pool_place copies weights into pinned host memory, from
+ * which copies run at the bus' full rate without the CPU; otherwise they go through small pinned buffers. */
+int pool_new(struct pool **ret, struct device *device, size_t bytes, bool is_pinned, struct err *err);
+void pool_free(struct pool *p); /* NULL is fine; waits for the device */
+
+/* A block whose first weight lies at offset (rounded up to 256); its number, or ERR_NOMEM. name is copied, cut. */
+int pool_block(struct pool *p, const char *name, size_t offset);
+/* Behind the block's other weights. host: contiguous; a scale (fp8) stays host memory. Blocks may be filled in any order.
+ * ERR_NOMEM where the pool ends before (not while planning). */
+int pool_place(struct pool *p, int block, struct tensor host, struct tensor *ret, struct err *err);
+size_t pool_end(const struct pool *p, int block); /* offset behind its last weight, rounded up to 256 */
+size_t pool_bytes(const struct pool *p);          /* the largest pool_end so far: what pool_new wants after planning */
+
+void pool_take(struct run *r, struct pool *p, int block);
+/* next < 0: nothing is guessed. */
+void pool_next(struct run *r, struct pool *p, int block, int next);
+
+struct pool_stats {
+    double bytes;       /* brought up so far */
+    int64_t n_taken, n_missing; /* pool_take calls; those that found the block not even on its way */
+};
+struct pool_stats pool_stats(const struct pool *p);
+
+#endif
