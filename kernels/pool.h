@@ -1,8 +1,8 @@
 /* pool.h -- device memory for weights that are not all there at once.
  *
  * A pool is one piece of device memory. Blocks of weights have fixed places in it, and places may overlap: taking a block
- * brings it up from host memory (a mapped file, or pinned copies of it) and throws out those it overlaps. As a place never changes,
- * a tensor is bound once, before anything is there, and its data pointer stays right.
+ * brings it up from host memory (a mapped file, or pinned copies of it) and throws out those it overlaps. As a place never
+ * changes, a tensor is bound once, before anything is there, and its data pointer stays right.
  *
  *     rc = pool_new(&p, device, bytes, false, &err);              device NULL: planning, nothing is allocated
  *     int top = pool_block(p, "dit", 0);                          at an offset in bytes
@@ -14,8 +14,8 @@
  *     pool_next(r, p, even, odd);    those are all: odd comes up while they run, if it is not there
  *     pool_free(p);
  *
- * A pool_next that guesses wrong costs a copy, never a wrong result: pool_take brings up what is missing. p NULL: both do nothing
- * (weights are where they are). While planning (r->table NULL) they do nothing either.
+ * A pool_next that guesses wrong costs a copy, never a wrong result: pool_take brings up what is missing. p NULL: both do
+ * nothing (weights are where they are). While planning (r->table NULL) they do nothing either.
  *
  * One thread, like the run. Host memory of placed tensors must stay until pool_free.
  */
