@@ -42,9 +42,9 @@ struct device_hooks {
      * say goes through host memory. */
     int (*comm)(struct device *d, struct comm *control, int64_t deadline_us, struct comm **ret, struct err *err);
 
-    /* Copies of weights beside the ops, for kernels/pool.h. copy enqueues host -> dst behind the copies before it; host is free
-     * again on return unless it is pinned (from pin). mark gives a ticket of all that was enqueued so far; what is enqueued in a
-     * queue after wait begins when that is done. All NULL: the device has none. 0 or an ERR_*. */
+    /* Copies of weights beside the ops, for kernels/pool.h. copy enqueues host -> dst behind the copies before it; host is
+     * free again on return unless it is pinned (from pin). mark gives a ticket of all that was enqueued so far; what is
+     * enqueued in a queue after wait begins when that is done. All NULL: the device has none. 0 or an ERR_*. */
     int (*copy)(struct device *d, void *dst, const void *host, size_t bytes, bool is_pinned);
     int (*mark)(struct device *d, enum device_queue q, uint64_t *ret);
     int (*wait)(struct device *d, enum device_queue q, enum device_queue of, uint64_t ticket);
