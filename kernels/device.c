@@ -105,7 +105,10 @@ static int open_module(struct device *d, const struct device_options *o, struct 
         path = "troupe-cuda.so";
     void *module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!module)
-        return err_set(err, ERR_UNSUPPORTED, "device cuda: the module cannot be loaded: %s", dlerror());
+        return err_set(err, ERR_UNSUPPORTED,
+                       "device cuda: the module cannot be loaded (%s): build it where nvcc is and name it in "
+                       "TROUPE_CUDA_MODULE, or use --device cpu",
+                       dlerror());
     union {
         void *data;
         device_module_fn *fn;
