@@ -196,6 +196,11 @@ void dit_close(struct dit *d)
     mem_free(d);
 }
 
+void dit_set_compact(struct dit *d, bool on)
+{
+    d->compact = on;
+}
+
 int dit_open(struct dit **ret, struct ckpt *c, struct device *device, struct err *err)
 {
     struct dit_dims dims = {0};

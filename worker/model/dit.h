@@ -5,8 +5,8 @@
  *     ...
  *     dit_close(d);
  *
- * The fp8 file binds the same way: its weights carry their scale (ckpt_open_fp8). Nothing here is ever
- * written after dit_open. What is computed is in dit_cond.h (all that does not depend on the latents),
+ * The fp8 file binds the same way: its weights carry their scale (ckpt_open_fp8). After dit_open nothing here is
+ * written but by dit_set_compact. What is computed is in dit_cond.h (all that does not depend on the latents),
  * dit_block.h (blocks) and dit_denoise.h (a whole prediction).
  *
  * Shape letters of all dit files: T latent frames of a window, P = (h/2)(w/2) tokens a frame, N = (T+1) P
@@ -81,11 +81,15 @@ struct dit {
     struct dit_double *doubles;   /* owned */
     struct dit_single *singles;   /* owned */
     struct dit_adapter *adapters; /* owned; adapter a follows double block 2a + 1 */
+    bool compact;
 };
 
 /* Strict: one ERR_WEIGHTS lists all that is missing, misshapen or left over. The checkpoint's mapping must
  * outlive d. */
 int dit_open(struct dit **ret, struct ckpt *c, struct device *device, struct err *err);
 void dit_close(struct dit *d);
+/* Compact: forwards take about half the memory for a few percent of time; the results are the same. Before the first
+ * dit_cond_picture of a video; where a window's tokens are spread over ranks (dit_share.h) attention stays as it is. */
+void dit_set_compact(struct dit *d, bool on);
 
 #endif
