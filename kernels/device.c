@@ -162,6 +162,12 @@ size_t device_free_bytes(const struct device *d)
     return d->hooks->free_bytes ? d->hooks->free_bytes(d) : host_free();
 }
 
+size_t device_used_bytes(const struct device *d, bool *by_nvml)
+{
+    *by_nvml = false;
+    return d->hooks->used_bytes ? d->hooks->used_bytes(d, by_nvml) : 0;
+}
+
 int device_upload(struct device *d, struct tensor host, struct tensor *ret, struct err *err)
 {
     if (d->hooks->upload)

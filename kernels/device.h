@@ -35,7 +35,10 @@ struct device_hooks {
     size_t (*free_bytes)(const struct device *d);
     int (*upload)(struct device *d, struct tensor host, struct tensor *ret, struct err *err);
     int (*arena_new)(struct device *d, size_t *bytes, void **ret, struct err *err); /* *bytes 0: as much as is wise */
-    void (*arena_free)(struct device *d, void *arena, size_t bytes);
+    void (*arena_free)(struct device *d, void *arena, size_t bytes); /* waits for the ops before it */
+    /* What this process has of the device's memory, the driver's share included. *by_nvml: NVML counted this process; else
+     * it is what the device has less of than before opening (other processes count too), or taken_bytes + what is guessed. */
+    size_t (*used_bytes)(const struct device *d, bool *by_nvml);
     int (*write)(struct device *d, void *dst, const void *host, size_t bytes); /* in order with the ops */
     int (*read)(struct device *d, void *host, const void *src, size_t bytes);  /* waits for the ops before it */
     /* A carrier of the device's own between the ranks that control connects (comm/comm.h), which it borrows. NULL: what ranks
@@ -58,6 +61,10 @@ struct device {
     char kind[16];         /* "cpu_ref", "cpu", "cuda" */
     char name[64];         /* for people: CPU model or GPU name */
     size_t memory_bytes;   /* all of it */
+    size_t fixed_bytes;    /* CUDA: taken of it for life beside arenas and weights: the work buffer, the driver's context, the
+                            * libraries' own. With a memory_limit, the limit less this is free when it was opened */
+    size_t taken_bytes;    /* CUDA: what the module has allocated now: work buffer, arenas, weights. Not the driver's */
+    size_t peak_bytes;     /* the most that taken_bytes was; whoever measures a part sets it to taken_bytes before */
     int n_threads;
     enum device_precision precision;
     bool is_host;          /* tensors' data can be read by the CPU */
@@ -73,6 +80,9 @@ int device_open(struct device **ret, const char *kind, const struct device_optio
 void device_close(struct device *d);
 
 size_t device_free_bytes(const struct device *d); /* memory that can be allocated now */
+
+/* The hook used_bytes; 0 where there is none. */
+size_t device_used_bytes(const struct device *d, bool *by_nvml);
 
 /* Weights: host tensor (mapped file) to a tensor the table can use for ever. On the CPU the same tensor: the table
  * packs what it needs on first use, keyed by the data pointer; the mapping must stay until device_forget. */

@@ -43,8 +43,11 @@ int pool_place(struct pool *p, int block, struct tensor host, struct tensor *ret
 size_t pool_end(const struct pool *p, int block); /* offset behind its last weight, rounded up to 256 */
 size_t pool_bytes(const struct pool *p);          /* the largest pool_end so far: what pool_new wants after planning */
 
+/* What overlaps block is thrown out as soon as the ops that may read it are over. */
 void pool_take(struct run *r, struct pool *p, int block);
-/* next < 0: nothing is guessed. */
+/* After a pool_take of block; ops that read block come after another one. next < 0: nothing is guessed. next stays where it
+ * is if it would throw out block, or one that was taken and is not through with its ops. ERR_INTERNAL where block was thrown
+ * out since it was taken: ops may have read another's weights. */
 void pool_next(struct run *r, struct pool *p, int block, int next);
 
 struct pool_stats {
