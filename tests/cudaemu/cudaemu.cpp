@@ -31,6 +31,7 @@
 #define CANARY 0xa7
 #define THREADS_MAX 1024
 #define SHARED_PLAIN ((size_t)48 << 10)
+#define DEVICES_MAX 16
 #define SHARED_OPTIN ((size_t)99 << 10) /* of sm_86, sm_89 and sm_120: the least of all */
 
 extern "C" {
@@ -111,10 +112,13 @@ struct block {
     char *map, *data;
     size_t map_bytes, bytes;
     bool pinned;
+    int device;
 };
 
 static std::vector<struct block> blocks;
-static size_t memory_all = (size_t)64 << 30, memory_used;
+static size_t memory_all = (size_t)64 << 30, memory_used[DEVICES_MAX]; /* of each device */
+static int n_devices = 1, shown; /* shown: the device whose memory can be touched, where there are several */
+static thread_local int current; /* device of this thread */
 
 static void report_fault(int, siginfo_t *info, void *)
 {
@@ -123,6 +127,8 @@ static void report_fault(int, siginfo_t *info, void *)
     if (!e.kernel)
         return; /* not ours: happens again, with the usual end */
     for (const struct block &b : blocks) {
+        if (!b.pinned && b.device != shown && at >= b.map && at < b.map + b.map_bytes)
+            die("on device %d touches %p, memory of device %d", shown, (const void *)at, b.device);
         if (at >= b.map - PAGE && at < b.map + b.map_bytes + PAGE)
             die("touches %p: %lld bytes from the start of %zu allocated ones at %p", (const void *)at,
                 (long long)(at - b.data), b.bytes, (void *)b.data);
@@ -145,6 +151,9 @@ static void set_up(void)
     e.fail_at = number("CUDAEMU_FAIL", 0);
     e.hides = number("CUDAEMU_HIDE", 0) != 0;
     memory_all = number("CUDAEMU_MEMORY", memory_all);
+    n_devices = (int)number("CUDAEMU_DEVICES", 1);
+    if (n_devices < 1 || n_devices > DEVICES_MAX)
+        die("CUDAEMU_DEVICES is 1 to %d", DEVICES_MAX);
     size_t room = SHARED_OPTIN + 2 * PAGE;
     char *p = (char *)mmap(NULL, room + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED || mprotect(p + room / PAGE * PAGE, PAGE, PROT_NONE) != 0)
@@ -158,31 +167,51 @@ static void set_up(void)
     }
 }
 
-/* Device memory can be touched while this lives (CUDAEMU_HIDE=1: only then): all of it, or the blocks of a and b. */
+/* Where there are several devices, the memory of one can be touched at a time. */
+static void show(int device)
+{
+    if (device == shown)
+        return;
+    for (const struct block &k : blocks) {
+        if (!k.pinned && !e.hides && (k.device == shown || k.device == device))
+            mprotect(k.map, k.map_bytes, k.device == device ? PROT_READ | PROT_WRITE : PROT_NONE);
+    }
+    shown = device;
+}
+
+/* While this lives, a kernel on `device` can touch that one's memory, or a copy the blocks of a and b, wherever they are. */
 struct visible {
     const char *a, *b;
-    bool all;
-    void protect(int how)
+    int device;
+    void protect(bool on)
     {
         for (const struct block &k : blocks) {
             bool has = (a >= k.map && a < k.map + k.map_bytes) || (b >= k.map && b < k.map + k.map_bytes);
-            if (!k.pinned && (all || has))
-                mprotect(k.map, k.map_bytes, how);
+            bool stays = !e.hides && k.device == shown;
+            if (!k.pinned && (has || k.device == device))
+                mprotect(k.map, k.map_bytes, on || stays ? PROT_READ | PROT_WRITE : PROT_NONE);
         }
     }
-    visible(const void *a_ = NULL, const void *b_ = NULL) : a((const char *)a_), b((const char *)b_), all(!a && !b)
+    explicit visible(int device_) : a(NULL), b(NULL), device(device_)
     {
+        show(device);
         if (e.hides)
-            protect(PROT_READ | PROT_WRITE);
+            protect(true);
+    }
+    explicit visible(const void *a_, const void *b_ = NULL) : a((const char *)a_), b((const char *)b_), device(-1)
+    {
+        if (e.hides || n_devices > 1)
+            protect(true);
     }
     ~visible()
     {
-        if (e.hides)
-            protect(PROT_NONE);
+        if (e.hides || (n_devices > 1 && device < 0))
+            protect(false);
     }
 };
 
-static cudaError_t last_error, sticky_error;
+static thread_local cudaError_t last_error;
+static cudaError_t sticky_error;
 
 static cudaError_t failed(cudaError_t error)
 {
@@ -202,19 +231,19 @@ static cudaError_t allocate(void **ret, size_t bytes, bool pinned)
         *ret = NULL;
         return cudaSuccess;
     }
-    if (!pinned && map > memory_all - memory_used)
+    if (!pinned && map > memory_all - memory_used[current])
         return failed(cudaErrorMemoryAllocation);
     char *p = (char *)mmap(NULL, map + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED || mprotect(p + PAGE, map, PROT_READ | PROT_WRITE) != 0)
         return failed(cudaErrorMemoryAllocation);
-    struct block b = {p + PAGE, p + PAGE + map - whole, map, bytes, pinned};
+    struct block b = {p + PAGE, p + PAGE + map - whole, map, bytes, pinned, current};
     if (bytes <= (size_t)16 << 20)
         memset(b.map, 0xff, map); /* NaN in every type: nobody may count on zeros */
     memset(b.data + bytes, CANARY, whole - bytes);
     blocks.push_back(b);
     if (!pinned)
-        memory_used += map;
-    if (e.hides && !pinned)
+        memory_used[current] += map;
+    if (!pinned && (e.hides || current != shown))
         mprotect(b.map, map, PROT_NONE);
     *ret = b.data;
     return cudaSuccess;
@@ -243,7 +272,7 @@ static cudaError_t release(void *p, bool pinned)
         munmap(b.map - PAGE, b.map_bytes + 2 * PAGE);
         blocks.erase(blocks.begin() + (long)i);
         if (!pinned)
-            memory_used -= b.map_bytes;
+            memory_used[b.device] -= b.map_bytes;
         return cudaSuccess;
     }
     return p ? failed(cudaErrorInvalidValue) : cudaSuccess;
@@ -445,6 +474,19 @@ static void resume(struct thread *t)
 
 /* ---- launches ---- */
 
+struct cudaemu_stream {
+    int device;
+};
+struct cudaemu_event {
+    int device;
+    struct timespec at;
+};
+
+static int device_of(cudaStream_t s)
+{
+    return s ? s->device : current;
+}
+
 /* A permutation of n: i -> (factor i + start) mod n. */
 struct order {
     uint64_t n, factor, start;
@@ -521,17 +563,18 @@ static cudaError_t check_launch(const void *function, dim3 g, dim3 b, size_t sme
 }
 
 void cudaemu_run(const char *types, const char *kernel, const void *function, dim3 grid, dim3 block, size_t smem,
-                 void (*call)(void *arg), void *arg)
+                 cudaStream_t stream, void (*call)(void *arg), void *arg)
 {
     LOCK;
     set_up();
     e.launches++;
-    cudaError_t error = check_launch(function, grid, block, smem);
+    cudaError_t error = device_of(stream) != current ? cudaErrorInvalidResourceHandle
+                                                     : check_launch(function, grid, block, smem);
     if (error) {
         failed(error);
         return;
     }
-    struct visible v;
+    struct visible v(current);
     e.kernel = kernel;
     e.types = types;
     e.call = call;
@@ -559,13 +602,6 @@ void cudaemu_run(const char *types, const char *kernel, const void *function, di
 
 /* ---- the host's calls ---- */
 
-struct cudaemu_stream {
-    int none;
-};
-struct cudaemu_event {
-    struct timespec at;
-};
-
 cudaError_t cudaemu_malloc(void **p, size_t bytes) { return allocate(p, bytes, false); }
 cudaError_t cudaemu_malloc_host(void **p, size_t bytes) { return allocate(p, bytes, true); }
 cudaError_t cudaFree(void *p) { return sticky_error ? sticky_error : release(p, false); }
@@ -588,21 +624,23 @@ cudaError_t cudaDriverGetVersion(int *version)
 
 cudaError_t cudaGetDeviceCount(int *n)
 {
+    LOCK;
     set_up();
-    *n = 1;
+    *n = n_devices;
     return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device)
 {
+    LOCK;
     set_up();
-    if (device != 0)
+    if (device < 0 || device >= n_devices)
         return failed(cudaErrorInvalidDevice);
     *p = cudaDeviceProp();
     snprintf(p->name, sizeof p->name, "emulated on the CPU");
     p->totalGlobalMem = memory_all;
-    p->major = 8;
-    p->minor = 6;
+    p->major = (int)number("CUDAEMU_SM", 86) / 10;
+    p->minor = (int)number("CUDAEMU_SM", 86) % 10;
     p->multiProcessorCount = 2;
     p->sharedMemPerBlock = SHARED_PLAIN;
     p->sharedMemPerBlockOptin = SHARED_OPTIN;
@@ -615,7 +653,22 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attr, int)
     return cudaSuccess;
 }
 
-cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : failed(cudaErrorInvalidDevice); }
+cudaError_t cudaSetDevice(int device)
+{
+    LOCK;
+    set_up();
+    if (device < 0 || device >= n_devices)
+        return failed(cudaErrorInvalidDevice);
+    current = device;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int *device)
+{
+    *device = current;
+    return cudaSuccess;
+}
+
 cudaError_t cudaDeviceSynchronize(void) { return sticky_error; }
 cudaError_t cudaPeekAtLastError(void) { return last_error; }
 
@@ -633,6 +686,7 @@ static const struct {
               {cudaErrorInvalidValue, "cudaErrorInvalidValue", "invalid argument"},
               {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
               {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration", "invalid configuration argument"},
+              {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
               {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
               {cudaErrorIllegalAddress, "cudaErrorIllegalAddress", "an illegal memory access was encountered"}};
 
@@ -658,7 +712,7 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all)
 {
     LOCK;
     set_up();
-    *free_bytes = memory_all - memory_used;
+    *free_bytes = memory_all - memory_used[current];
     *all = memory_all;
     return sticky_error;
 }
@@ -690,6 +744,17 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
     return copy(dst, src, bytes, kind, true);
 }
 
+cudaError_t cudaMemcpyPeerAsync(void *dst, int to, const void *src, int from, size_t bytes, cudaStream_t)
+{
+    LOCK;
+    for (const struct block &b : blocks) {
+        if (!b.pinned && ((dst >= b.map && dst < b.map + b.map_bytes && b.device != to) ||
+                          (src >= b.map && src < b.map + b.map_bytes && b.device != from)))
+            return failed(cudaErrorInvalidValue);
+    }
+    return copy(dst, src, bytes, cudaMemcpyDeviceToDevice, true);
+}
+
 cudaError_t cudaMemset(void *dst, int value, size_t bytes)
 {
     LOCK;
@@ -706,7 +771,7 @@ cudaError_t cudaMemsetAsync(void *dst, int value, size_t bytes, cudaStream_t) { 
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned)
 {
-    *s = new cudaemu_stream();
+    *s = new cudaemu_stream{current};
     return cudaSuccess;
 }
 
@@ -722,7 +787,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return st
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
 {
-    *event = new cudaemu_event();
+    *event = new cudaemu_event{current, {}};
     return cudaSuccess;
 }
 
@@ -732,8 +797,11 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
     return cudaSuccess;
 }
 
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t)
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t s)
 {
+    LOCK;
+    if (event->device != device_of(s))
+        return failed(cudaErrorInvalidResourceHandle);
     clock_gettime(CLOCK_MONOTONIC, &event->at);
     return sticky_error;
 }

@@ -6,6 +6,7 @@
 #include <functional>
 #include <string>
 #include <sys/wait.h>
+#include <thread>
 #include <unistd.h>
 #include <vector>
 
@@ -269,9 +270,89 @@ static void test_mistakes(void)
     cudaFree(f);
 }
 
+/* ---- devices and threads ---- */
+
+static __global__ void adds(int *y, int n, int v)
+{
+    for (int64_t i = cuda_first(); i < n; i += cuda_step())
+        y[i] += v;
+}
+
+/* On a device of its own, from a thread of its own. */
+static void use_device(int device, int *ret_fine)
+{
+    enum { N = 200 };
+    cudaStream_t s;
+    int *y, *host;
+    bool fine = cudaSetDevice(device) == cudaSuccess && cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking) == cudaSuccess;
+    cudaMalloc(&y, N * sizeof *y);
+    cudaMallocHost(&host, N * sizeof *host);
+    cudaMemsetAsync(y, 0, N * sizeof *y, s);
+    for (int i = 1; i <= 40; i++)
+        CUDA_LAUNCH(adds, 3, 32, 0, s, y, N, i * (device + 1));
+    cudaMemcpyAsync(host, y, N * sizeof *y, cudaMemcpyDeviceToHost, s);
+    cudaStreamSynchronize(s);
+    for (int i = 0; i < N; i++)
+        fine &= host[i] == 820 * (device + 1);
+    cudaFree(y);
+    cudaFreeHost(host);
+    cudaStreamDestroy(s);
+    *ret_fine = fine && cudaGetLastError() == cudaSuccess;
+}
+
+/* In a child: CUDAEMU_DEVICES holds for a whole process. */
+static bool devices_work(void)
+{
+    int fine[3] = {0}, n = 0, *a, *b, got[4];
+    size_t before, after, all;
+    cudaStream_t s0;
+    bool ok = cudaGetDeviceCount(&n) == cudaSuccess && n == 3 && cudaSetDevice(3) == cudaErrorInvalidDevice;
+    cudaGetLastError();
+    std::thread one(use_device, 1, &fine[1]), two(use_device, 2, &fine[2]);
+    use_device(0, &fine[0]);
+    one.join();
+    two.join();
+    ok = ok && fine[0] && fine[1] && fine[2];
+    cudaMalloc(&a, sizeof got);
+    cudaStreamCreateWithFlags(&s0, cudaStreamNonBlocking);
+    cudaSetDevice(1);
+    cudaMemGetInfo(&before, &all);
+    cudaMalloc(&b, sizeof got);
+    cudaMemGetInfo(&after, &all);
+    ok = ok && before == all && after < all;
+    const int host[4] = {1, 2, 3, 4};
+    cudaMemcpy(a, host, sizeof host, cudaMemcpyHostToDevice);
+    ok = ok && cudaMemcpyPeerAsync(b, 0, a, 0, sizeof host, 0) == cudaErrorInvalidValue;
+    ok = ok && cudaMemcpyPeerAsync(b, 1, a, 0, sizeof host, 0) == cudaSuccess;
+    CUDA_LAUNCH(adds, 1, 32, 0, 0, b, 4, 10);
+    cudaMemcpy(got, b, sizeof got, cudaMemcpyDeviceToHost);
+    cudaGetLastError();
+    CUDA_LAUNCH(adds, 1, 32, 0, s0, a, 4, 10);
+    return ok && got[0] == 11 && got[3] == 14 && cudaGetLastError() == cudaErrorInvalidResourceHandle;
+}
+
+static void test_devices(void)
+{
+    setenv("CUDAEMU_DEVICES", "3", 1);
+    check_dies("several devices, a thread each", "all is well", [] {
+        fprintf(stderr, devices_work() ? "all is well" : "no");
+        _exit(1);
+    });
+#if !defined(__SANITIZE_ADDRESS__)
+    check_dies("a kernel on another device's memory", "memory of device 0", [] {
+        int *y;
+        cudaMalloc(&y, 64);
+        cudaSetDevice(2);
+        CUDA_LAUNCH(adds, 1, 32, 0, 0, y, 16, 1);
+    });
+#endif
+    unsetenv("CUDAEMU_DEVICES");
+}
+
 int main(void)
 {
     unsetenv("CUDAEMU_HIDE"); /* this program looks at device memory itself */
+    test_devices(); /* first: its children set the emulation up anew */
     test_lanes();
     test_sums();
     test_places();

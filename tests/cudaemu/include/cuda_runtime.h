@@ -104,6 +104,7 @@ cudaError_t cudaGetDeviceCount(int *n);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device);
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attr, int device);
 cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDevice(int *device);
 cudaError_t cudaDeviceSynchronize(void);
 cudaError_t cudaGetLastError(void);
 cudaError_t cudaPeekAtLastError(void);
@@ -114,6 +115,7 @@ cudaError_t cudaFreeHost(void *p);
 cudaError_t cudaFree(void *p);
 cudaError_t cudaMemcpy(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind);
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind, cudaStream_t s);
+cudaError_t cudaMemcpyPeerAsync(void *dst, int to, const void *src, int from, size_t bytes, cudaStream_t s);
 cudaError_t cudaMemset(void *dst, int value, size_t bytes);
 cudaError_t cudaMemsetAsync(void *dst, int value, size_t bytes, cudaStream_t s);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags);
@@ -144,8 +146,8 @@ extern dim3 cudaemu_block_dim, cudaemu_grid_dim;
 
 enum { CUDAEMU_SHUFFLE, CUDAEMU_BALLOT, CUDAEMU_MEET };
 
-void cudaemu_run(const char *types, const char *kernel, const void *function, dim3 grid, dim3 block, size_t smem, void (*call)(void *arg),
-                 void *arg);
+void cudaemu_run(const char *types, const char *kernel, const void *function, dim3 grid, dim3 block, size_t smem,
+                 cudaStream_t stream, void (*call)(void *arg), void *arg);
 void *cudaemu_dynamic_shared(void);
 /* Returns how many threads brought a predicate. */
 int cudaemu_sync(int predicate, const char *file, int line);
@@ -174,11 +176,12 @@ template <typename K> static inline cudaError_t cudaFuncSetAttribute(K *kernel, 
 }
 
 template <typename... P, typename... A>
-static inline void cudaemu_launch(const char *name, dim3 grid, dim3 block, size_t smem, cudaStream_t, void (*kernel)(P...),
-                                  A... args)
+static inline void cudaemu_launch(const char *name, dim3 grid, dim3 block, size_t smem, cudaStream_t stream,
+                                  void (*kernel)(P...), A... args)
 {
     auto call = [&] { kernel(args...); };
-    cudaemu_run(__PRETTY_FUNCTION__, name, (const void *)kernel, grid, block, smem, [](void *c) { (*(decltype(call) *)c)(); }, &call);
+    cudaemu_run(__PRETTY_FUNCTION__, name, (const void *)kernel, grid, block, smem, stream,
+                [](void *c) { (*(decltype(call) *)c)(); }, &call);
 }
 
 #define threadIdx (cudaemu_now->thread)
