@@ -18,7 +18,7 @@
 
 /* ---- what the readers use ---------------------------------------------------------------------------- */
 
-static int add_block(struct ckpt *c, void *data, size_t bytes, bool mapped)
+int ckpt_add_block(struct ckpt *c, void *data, size_t bytes, bool mapped)
 {
     if (c->n_blocks == c->cap_blocks) {
         size_t cap = c->cap_blocks ? c->cap_blocks * 2 : 8;
@@ -53,7 +53,7 @@ int ckpt_map(struct ckpt *c, const char *path, const uint8_t **ret_data, size_t 
         rc = err_set(err, ERR_IO, "%s: mmap: %s", path, strerror(errno));
         goto out;
     }
-    rc = add_block(c, p, (size_t)st.st_size, true);
+    rc = ckpt_add_block(c, p, (size_t)st.st_size, true);
     if (rc < 0) {
         munmap(p, (size_t)st.st_size);
         err_set(err, rc, "%s: out of memory", path);
@@ -118,7 +118,7 @@ int ckpt_add(struct ckpt *c, const char *name, enum dtype dtype, int n_dims, con
     void *where = (void *)(uintptr_t)data;
     if (data && bytes && (uintptr_t)data % esize != 0) {
         where = mem_aligned(64, bytes);
-        if (!where || add_block(c, where, bytes, false) < 0) {
+        if (!where || ckpt_add_block(c, where, bytes, false) < 0) {
             mem_free(where);
             return err_set(err, ERR_NOMEM, "%s: out of memory for an aligned copy", name);
         }

@@ -48,6 +48,8 @@ int ckpt_map(struct ckpt *c, const char *path, const uint8_t **ret_data, size_t 
  * [1]. */
 int ckpt_add(struct ckpt *c, const char *name, enum dtype dtype, int n_dims, const int64_t *shape,
              const void *data, struct err *err);
+/* Memory that ckpt_close gives back: by munmap, or by mem_free. ERR_NOMEM: it stays the caller's. */
+int ckpt_add_block(struct ckpt *c, void *data, size_t bytes, bool mapped);
 /* count * element size of a shape, checked. ERR_FORMAT for a negative or overflowing dimension. */
 int ckpt_shape_bytes(enum dtype dtype, int n_dims, const int64_t *shape, size_t *ret);
 
