@@ -30,6 +30,7 @@ struct golden {
     struct run *run;    /* fresh for every case */
     struct ckpt *file;  /* the case's safetensors */
     struct err err;     /* set it (err_set) for failures outside ops */
+    bool compact;       /* networks open in their compact mode */
     /* private to golden.c: */
     struct golden_report *report;
 };

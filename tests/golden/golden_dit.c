@@ -34,8 +34,10 @@ typedef void net_fn(struct golden *g, const struct dit *d);
 static void with_net(struct golden *g, bool fp8, net_fn *fn)
 {
     struct net n = {0};
-    if (open_ckpt(g, fp8, &n.ckpt) == 0 && dit_open(&n.dit, n.ckpt, g->device, &g->err) == 0)
+    if (open_ckpt(g, fp8, &n.ckpt) == 0 && dit_open(&n.dit, n.ckpt, g->device, &g->err) == 0) {
+        dit_set_compact(n.dit, g->compact);
         fn(g, n.dit);
+    }
     device_forget(g->device, NULL, SIZE_MAX);
     dit_close(n.dit);
     ckpt_close(n.ckpt);

@@ -245,8 +245,10 @@ static void case_loop(struct golden *g)
     struct ckpt *c = NULL;
     struct dit *d = NULL;
     str_path(path, sizeof(path), g->ckpts, "hunyuan-video-t2v-720p/transformers/mp_rank_00_model_states.pt");
-    if (ckpt_open(&c, path, &g->err) == 0 && dit_open(&d, c, g->device, &g->err) == 0)
+    if (ckpt_open(&c, path, &g->err) == 0 && dit_open(&d, c, g->device, &g->err) == 0) {
+        dit_set_compact(d, g->compact);
         loop(g, d);
+    }
     device_forget(g->device, NULL, SIZE_MAX);
     dit_close(d);
     ckpt_close(c);

@@ -1,10 +1,12 @@
 /* golden -- runs golden cases and compares.
  *
- *     golden [--table cpu_ref|cpu|cuda] [--ranks N [--split T,P,W]] [--case GLOB] [--verbose] DIR...
+ *     golden [--table cpu_ref|cpu|cuda] [--ranks N [--split T,P,W]] [--compact] [--case GLOB] [--verbose] DIR...
  *
  * --ranks runs the cases whose work ranks share (dit.forward, dit.cached, sampler.loop, vae.decode, pipeline): once alone, then on N
  * threads, each a rank with a device of its own, in every way to split N or in the one given (ranks for tokens, guidance rows,
  * windows). Each rank's result must hold the case's bound; the line also says how far it is from that of one rank.
+ *
+ * --compact: transformer and VAE in the mode that takes less memory. The bounds are the same.
  *
  * A case is a JSON file with a `kind`; GLOB is matched against "folder/stem" and against the kind. Exit
  * status: 0 all passed (or skipped: no such device), 1 failures, 2 wrong use.
@@ -42,7 +44,7 @@
 
 struct options {
     const char *table, *glob;
-    bool verbose;
+    bool verbose, compact;
     int ranks; /* 0: one, without a group */
     struct comm_degrees split; /* tokens 0: every way */
 };
@@ -314,7 +316,7 @@ static void one(const struct options *o, struct device **devices, const char *pa
     find_ckpts(dir, twin, ckpts, sizeof ckpts);
     struct golden_report report = {.verbose = o->verbose};
     struct golden g = {
-        .dir = dir, .name = name, .twin = twin, .ckpts = ckpts, .device = devices[0], .report = &report};
+        .dir = dir, .name = name, .twin = twin, .ckpts = ckpts, .device = devices[0], .report = &report, .compact = o->compact};
     if (!kind)
         golden_fail(&g, "kind %s is not known", text);
     else if (o->ranks) {
@@ -396,6 +398,8 @@ int main(int argc, char **argv)
     for (; i < argc && str_starts(argv[i], "--"); i++) {
         if (strcmp(argv[i], "--verbose") == 0)
             o.verbose = true;
+        else if (strcmp(argv[i], "--compact") == 0)
+            o.compact = true;
         else if (i + 1 < argc && take_option(&o, argv[i], argv[i + 1]))
             i++;
         else
@@ -412,7 +416,8 @@ int main(int argc, char **argv)
             qsort(l.path, (size_t)l.n, sizeof *l.path, by_text);
         rc = run_all(&o, &l);
     } else {
-        fprintf(stderr, "use: golden [--table cpu_ref|cpu|cuda] [--ranks N [--split T,P,W]] [--case GLOB] [--verbose] DIR...\n");
+        fprintf(stderr, "use: golden [--table cpu_ref|cpu|cuda] [--ranks N [--split T,P,W]] [--compact] [--case GLOB] "
+                        "[--verbose] DIR...\n");
     }
     for (int k = 0; k < l.n; k++)
         mem_free(l.path[k]);

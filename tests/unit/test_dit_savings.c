@@ -29,24 +29,34 @@ struct fixture {
     uint32_t stream; /* of the next random tensor */
 };
 
-static int setup(void **state)
+static int setup_on(void **state, const char *table, int n_threads)
 {
     struct fixture *f = mem_zalloc(sizeof(*f));
     const char *root = getenv("TEST_GOLDEN");
-    const struct device_options o = {.n_threads = 1};
+    const struct device_options o = {.n_threads = n_threads};
     struct err err = {0};
     char path[1024];
     if (!f || !root)
         return -1;
     str_path(path, sizeof(path), root,
              "tiny/ckpts/hunyuan-video-t2v-720p/transformers/mp_rank_00_model_states.pt");
-    if (device_open(&f->device, "cpu_ref", &o, &err) < 0 || ckpt_open(&f->ckpt, path, &err) < 0 ||
+    if (device_open(&f->device, table, &o, &err) < 0 || ckpt_open(&f->ckpt, path, &err) < 0 ||
         dit_open(&f->dit, f->ckpt, f->device, &err) < 0 || run_init(&f->run, f->device, 0, &err) < 0) {
         print_error("%s\n", err.text);
         return -1;
     }
     *state = f;
     return 0;
+}
+
+static int setup(void **state)
+{
+    return setup_on(state, "cpu_ref", 1);
+}
+
+static int setup_cpu(void **state)
+{
+    return setup_on(state, "cpu", 2);
 }
 
 static int teardown(void **state)
@@ -512,6 +522,28 @@ static void test_sound_once(void **state)
     }
 }
 
+/* Heads in groups, the reference's tokens made anew, the adapter frame by frame: the same bits. */
+static void check_compact(struct fixture *f, bool sound)
+{
+    struct scene roomy, compact;
+    const uint32_t stream = f->stream;
+    set_scene(f, &roomy);
+    const struct dit_row row = row_of(f, &roomy, sound);
+    struct tensor want = predict(f, &roomy, &row);
+    dit_set_compact(f->dit, true);
+    f->stream = stream;
+    set_scene(f, &compact);
+    assert_int_equal(compact.s.picture.ref.shape[1], 4 * f->dit->dims.channels);
+    assert_close(f, predict(f, &compact, &row), want, 0);
+    dit_set_compact(f->dit, false);
+}
+
+static void test_compact(void **state)
+{
+    check_compact(*state, true);
+    check_compact(*state, false);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -520,7 +552,8 @@ int main(void)
         TEST(test_dropped_tokens), TEST(test_last_block),
         TEST(test_face),           TEST(test_pair),
         TEST(test_refiner),        TEST(test_all_steps_at_once),
-        TEST(test_sound_once),
+        TEST(test_sound_once),     TEST(test_compact),
+        cmocka_unit_test_setup_teardown(test_compact, setup_cpu, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

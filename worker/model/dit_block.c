@@ -2,8 +2,9 @@
 
 #include <math.h>
 
-/* Rows of an MLP that are in flight at once: bounds its scratch, [CHUNK, 5H] floats. */
-enum { CHUNK = 4096 };
+/* CHUNK: rows of an MLP that are in flight at once: bounds its scratch, [CHUNK, 5H] floats. GROUPS: parts into which the
+ * heads are cut where memory counts. */
+enum { CHUNK = 4096, GROUPS = 6 };
 
 static const float LN_EPS = 1e-6f;
 static const float RMS_EPS = 1e-6f;
@@ -14,6 +15,17 @@ struct projection {
     struct tensor w, b;    /* [n parts * H, H], [n parts * H] */
     struct tensor norm[3]; /* [D] or none: that part is left as it is */
     int n_parts;
+};
+
+/* Tokens and what projects them. */
+struct source {
+    const struct projection *p;
+    struct tensor x, mod, cos, sin;
+};
+
+/* Heads next to each other. */
+struct span {
+    int64_t first, n;
 };
 
 static int64_t piece(int64_t at, int64_t end)
@@ -40,41 +52,90 @@ static struct tensor positions(struct tensor table, int64_t at, int64_t n)
     return left > 0 ? rows(table, at, left < n ? left : n) : TENSOR_NONE;
 }
 
-/* dst [S, n_parts H] = projection of LN(x) modulated by mod's shift and scale; RMS norm and rope on the parts
- * that have a norm. */
-static void project(struct run *r, const struct dit *d, const struct projection *p, struct tensor dst,
-                    struct tensor x, struct tensor mod, struct tensor cos, struct tensor sin)
+/* y [n, n_parts h.n D] = a projected to these heads. */
+static void project_heads(struct run *r, const struct dit_dims *s, const struct projection *p, struct span h,
+                          struct tensor y, struct tensor a)
 {
-    const struct dit_dims *s = &d->dims;
-    for (int64_t at = 0, n; at < x.shape[0]; at += n) {
-        n = piece(at, x.shape[0]);
+    const int64_t n = h.n * s->head;
+    if (h.n == s->heads) {
+        op_linear_into(r, y, a, p->w, p->b, ACT_NONE);
+        return;
+    }
+    for (int i = 0; i < p->n_parts; i++) {
+        const int64_t at = i * s->hidden + h.first * s->head;
+        op_linear_into(r, tensor_slice(y, 1, i * n, n), a, rows(p->w, at, n), rows(p->b, at, n), ACT_NONE);
+    }
+}
+
+/* dst [S, n_parts h.n D] = projection of LN(x) modulated by mod's shift and scale; RMS norm and rope on the parts
+ * that have a norm. */
+static void project(struct run *r, const struct dit_dims *s, const struct source *o, struct span h, struct tensor dst)
+{
+    const struct projection *p = o->p;
+    for (int64_t at = 0, n; at < o->x.shape[0]; at += n) {
+        n = piece(at, o->x.shape[0]);
         const size_t mark = run_mark(r);
         struct tensor a =
-            op_layer_norm_mod(r, rows(x, at, n), part(mod, s->hidden, 0), part(mod, s->hidden, 1), LN_EPS);
+            op_layer_norm_mod(r, rows(o->x, at, n), part(o->mod, s->hidden, 0), part(o->mod, s->hidden, 1), LN_EPS);
         struct tensor y = rows(dst, at, n);
-        op_linear_into(r, y, a, p->w, p->b, ACT_NONE);
-        struct tensor parts = tensor_view(y, 4, SHAPE(n, p->n_parts, s->heads, s->head));
+        project_heads(r, s, p, h, y, a);
+        struct tensor parts = tensor_view(y, 4, SHAPE(n, p->n_parts, h.n, s->head));
         for (int i = 0; i < p->n_parts; i++) {
             if (!tensor_is_none(p->norm[i]))
-                op_norm_rope(r, tensor_at(parts, 1, i), p->norm[i], RMS_EPS, positions(cos, at, n),
-                             positions(sin, at, n));
+                op_norm_rope(r, tensor_at(parts, 1, i), p->norm[i], RMS_EPS, positions(o->cos, at, n),
+                             positions(o->sin, at, n));
         }
         run_rewind(r, mark);
     }
 }
 
-/* A projected buffer [S, n_parts H] by part and head. */
-static struct tensor heads_of(const struct dit_dims *s, struct tensor projected, int n_parts)
+/* The tokens of n sources, one behind the other, as [S, parts, heads of the span, D]. */
+static struct tensor project_all(struct run *r, const struct dit_dims *s, const struct source *o, int n, struct span h)
 {
-    return tensor_view(projected, 4, SHAPE(projected.shape[0], n_parts, s->heads, s->head));
+    const int64_t parts = o[0].p->n_parts, width = parts * h.n * s->head;
+    int64_t S = 0, at = 0;
+    for (int i = 0; i < n; i++)
+        S += o[i].x.shape[0];
+    struct tensor all = run_new(r, DTYPE_F32, 2, SHAPE(S, width));
+    for (int i = 0; i < n; at += o[i++].x.shape[0])
+        project(r, s, &o[i], h, rows(all, at, o[i].x.shape[0]));
+    return tensor_view(all, 4, SHAPE(S, parts, h.n, s->head));
 }
 
-/* Attention of all tokens, q, k and v side by side. */
-static struct tensor attend(struct run *r, const struct dit_dims *s, const struct dit_share *share, struct tensor qkv)
+/* Tokens that attend: n sources. queries NULL: they are the first of three parts of the sources; otherwise one source of
+ * queries, and the others have keys and values alone. */
+struct tokens {
+    const struct source *queries, *source;
+    int n;
+};
+
+static struct tensor attend_span(struct run *r, const struct dit_dims *s, const struct dit_share *share,
+                                 const struct tokens *t, struct span h)
 {
-    const int64_t *n = share ? share->rows : NULL;
-    struct tensor t = heads_of(s, qkv, 3);
-    return dit_share_attend(r, s, share, t, n, t, 1, n);
+    const int64_t *n = share ? share->rows : NULL, *n_q = share ? share->video : NULL;
+    struct tensor q = t->queries ? project_all(r, s, t->queries, 1, h) : TENSOR_NONE;
+    struct tensor kv = project_all(r, s, t->source, t->n, h);
+    return t->queries ? dit_share_attend(r, s, share, q, n_q, kv, 0, n) : dit_share_attend(r, s, share, kv, n, kv, 1, n);
+}
+
+/* Attention of the tokens, [S, H]: all heads at once, or some after the others. */
+static struct tensor attend(struct run *r, const struct dit *d, const struct dit_share *share, const struct tokens *t)
+{
+    const struct dit_dims *s = &d->dims;
+    if (!d->compact || share)
+        return attend_span(r, s, share, t, (struct span){0, s->heads});
+    int64_t S = t->queries ? t->queries->x.shape[0] : 0;
+    for (int i = 0; !t->queries && i < t->n; i++)
+        S += t->source[i].x.shape[0];
+    struct tensor o = run_new(r, DTYPE_F32, 2, SHAPE(S, s->hidden));
+    const int64_t most = (s->heads + GROUPS - 1) / GROUPS;
+    for (struct span h = {0, most}; h.first < s->heads; h.first += h.n) {
+        const size_t mark = run_mark(r);
+        h.n = s->heads - h.first < most ? s->heads - h.first : most;
+        op_copy_into(r, tensor_slice(o, 1, h.first * s->head, h.n * s->head), attend_span(r, s, NULL, t, h));
+        run_rewind(r, mark);
+    }
+    return o;
 }
 
 /* x += gate fc2(gelu(fc1(LN(x) (1 + scale) + shift))), row by row, so in pieces. */
@@ -106,6 +167,23 @@ static void stream_end(struct run *r, const struct dit_stream *w, struct tensor 
     double_mlp(r, w, mod, x);
 }
 
+void dit_block_reference(struct run *r, const struct dit *d, struct tensor patches, struct tensor dst)
+{
+    struct tensor tokens = op_linear(r, patches, d->ref_in.w, d->ref_in.b, ACT_NONE);
+    op_linear_into(r, dst, tokens, d->before.w, d->before.b, ACT_NONE);
+}
+
+/* video [T P, H] = the reference's tokens, from their patches. */
+static void embed_reference(struct run *r, const struct dit *d, struct tensor patches, struct tensor video)
+{
+    for (int64_t at = 0, n; at < video.shape[0]; at += n) {
+        n = piece(at, video.shape[0]);
+        const size_t mark = run_mark(r);
+        dit_block_reference(r, d, rows(patches, at, n), rows(video, at, n));
+        run_rewind(r, mark);
+    }
+}
+
 void dit_block_embed(struct run *r, const struct dit *d, struct tensor front, struct tensor ref,
                      struct tensor latents, struct tensor image, const struct dit_share *share)
 {
@@ -113,7 +191,10 @@ void dit_block_embed(struct run *r, const struct dit *d, struct tensor front, st
     struct tensor video = rows(image, P, image.shape[0] - P);
     const size_t mark = run_mark(r);
     op_copy_into(r, rows(image, 0, P), front);
-    op_copy_into(r, video, ref);
+    if (d->compact)
+        embed_reference(r, d, ref, video);
+    else
+        op_copy_into(r, video, ref);
     struct tensor patches = op_patchify(r, latents);
     if (share)
         patches = dit_share_rows(r, share, patches);
@@ -125,17 +206,14 @@ void dit_block_double(struct run *r, const struct dit *d, int i, struct tensor m
                       struct tensor x, int64_t n_image, struct tensor cos, struct tensor sin,
                       const struct dit_share *share)
 {
-    const struct dit_dims *s = &d->dims;
     const struct dit_double *w = &d->doubles[i];
     const int64_t M = x.shape[0];
     struct tensor img = rows(x, 0, n_image), txt = rows(x, n_image, M - n_image);
     run_push(r, "double %d", i);
     const size_t mark = run_mark(r);
-    struct tensor qkv = run_new(r, DTYPE_F32, 2, SHAPE(M, 3 * s->hidden));
     const struct projection p_img = stream_projection(&w->img), p_txt = stream_projection(&w->txt);
-    project(r, d, &p_img, rows(qkv, 0, n_image), img, mod_img, cos, sin);
-    project(r, d, &p_txt, rows(qkv, n_image, M - n_image), txt, mod_txt, TENSOR_NONE, TENSOR_NONE);
-    struct tensor o = attend(r, s, share, qkv);
+    const struct source both[2] = {{&p_img, img, mod_img, cos, sin}, {&p_txt, txt, mod_txt, TENSOR_NONE, TENSOR_NONE}};
+    struct tensor o = attend(r, d, share, &(struct tokens){.source = both, .n = 2});
     stream_end(r, &w->img, mod_img, img, rows(o, 0, n_image));
     stream_end(r, &w->txt, mod_txt, txt, rows(o, n_image, M - n_image));
     run_rewind(r, mark);
@@ -180,18 +258,16 @@ static void single_end(struct run *r, const struct dit *d, const struct dit_sing
 void dit_block_single(struct run *r, const struct dit *d, int i, struct tensor mod, struct tensor x,
                       struct tensor cos, struct tensor sin, const struct dit_share *share)
 {
-    const struct dit_dims *s = &d->dims;
     const struct dit_single *w = &d->singles[i];
-    const int64_t M = x.shape[0], H = s->hidden;
+    const int64_t M = x.shape[0], H = d->dims.hidden;
     run_push(r, "single %d", i);
     const size_t mark = run_mark(r);
     const struct projection p = {.w = rows(w->linear1.w, 0, 3 * H),
                                  .b = rows(w->linear1.b, 0, 3 * H),
                                  .norm = {w->q_norm, w->k_norm},
                                  .n_parts = 3};
-    struct tensor qkv = run_new(r, DTYPE_F32, 2, SHAPE(M, 3 * H));
-    project(r, d, &p, qkv, x, mod, cos, sin);
-    struct tensor o = attend(r, s, share, qkv);
+    const struct source all = {&p, x, mod, cos, sin};
+    struct tensor o = attend(r, d, share, &(struct tokens){.source = &all, .n = 1});
     for (int64_t at = 0, n; at < M; at += n) {
         n = piece(at, M);
         const size_t inner = run_mark(r);
@@ -216,7 +292,7 @@ struct tensor dit_block_last(struct run *r, const struct dit *d, struct tensor m
 {
     const struct dit_dims *s = &d->dims;
     const struct dit_single *last = &d->singles[s->n_single - 1];
-    const int64_t H = s->hidden, M = x.shape[0], V = T * (share ? share->n : (h / 2) * (w / 2));
+    const int64_t H = s->hidden, V = T * (share ? share->n : (h / 2) * (w / 2));
     const struct projection to_q = {.w = rows(last->linear1.w, 0, H),
                                     .b = rows(last->linear1.b, 0, H),
                                     .norm = {last->q_norm},
@@ -228,12 +304,10 @@ struct tensor dit_block_last(struct run *r, const struct dit *d, struct tensor m
     run_push(r, "single %d", s->n_single - 1);
     struct tensor out = run_new(r, DTYPE_F32, 4, SHAPE(s->channels, T, h, w));
     const size_t mark = run_mark(r);
-    struct tensor q = run_new(r, DTYPE_F32, 2, SHAPE(V, H)), kv = run_new(r, DTYPE_F32, 2, SHAPE(M, 2 * H));
     struct tensor tokens = run_new(r, DTYPE_F32, 2, SHAPE(V, 4 * s->channels));
-    project(r, d, &to_q, q, rows(x, first, V), mod, rows(cos, first, V), rows(sin, first, V));
-    project(r, d, &to_kv, kv, x, mod, cos, sin);
-    struct tensor o = dit_share_attend(r, s, share, heads_of(s, q, 1), share ? share->video : NULL, heads_of(s, kv, 2), 0,
-                                       share ? share->rows : NULL);
+    const struct source video = {&to_q, rows(x, first, V), mod, rows(cos, first, V), rows(sin, first, V)};
+    const struct source all = {&to_kv, x, mod, cos, sin};
+    struct tensor o = attend(r, d, share, &(struct tokens){.queries = &video, .source = &all, .n = 1});
     for (int64_t at = 0, n; at < V; at += n) {
         n = piece(at, V);
         const size_t inner = run_mark(r);

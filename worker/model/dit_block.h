@@ -15,7 +15,7 @@
  * whole. NULL: all are here.
  *
  * Scratch beyond x: 4 M H floats and one piece of rows of the MLP; all but a result is released before the
- * return.
+ * return. Compact (dit_set_compact): 5/3 M H, for queries, keys and values are there for a sixth of the heads at a time.
  */
 #ifndef WORKER_MODEL_DIT_BLOCK_H
 #define WORKER_MODEL_DIT_BLOCK_H
@@ -24,7 +24,11 @@
 #include "worker/model/dit.h"
 #include "worker/model/dit_share.h"
 
-/* image [N, H] = front tokens [P, H], then ref tokens [T P, H] + img_in(latents [16, T, h, w]). */
+/* dst [rows, H] = before_proj(ref_in(patches [rows, 4 channels])). */
+void dit_block_reference(struct run *r, const struct dit *d, struct tensor patches, struct tensor dst);
+
+/* image [N, H] = front tokens [P, H], then ref tokens [T P, H] + img_in(latents [16, T, h, w]). Compact: ref [T P, 4
+ * channels] are the patches that the tokens are made of. */
 void dit_block_embed(struct run *r, const struct dit *d, struct tensor front, struct tensor ref,
                      struct tensor latents, struct tensor image, const struct dit_share *share);
 

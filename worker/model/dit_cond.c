@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "common/mem.h"
+#include "worker/model/dit_block.h"
 #include "worker/model/dit_share.h"
 
 static const float LN_EPS = 1e-6f;
@@ -76,6 +77,16 @@ static void keep_share(struct run *r, const struct dit_share *share, struct dit_
     ret->mask = op_copy(r, rows_of(ret->mask, share->at, share->n), DTYPE_F32);
 }
 
+static struct tensor reference(struct run *r, const struct dit *d, int64_t n, const struct dit_share *share,
+                               struct tensor latents)
+{
+    struct tensor tokens = run_new(r, DTYPE_F32, 2, SHAPE(n, d->dims.hidden));
+    const size_t mark = run_mark(r);
+    dit_block_reference(r, d, patches(r, share, latents), tokens);
+    run_rewind(r, mark);
+    return tokens;
+}
+
 void dit_cond_picture(struct run *r, const struct dit *d, struct tensor ref, struct tensor face,
                       struct dit_picture *ret)
 {
@@ -86,12 +97,9 @@ void dit_cond_picture(struct run *r, const struct dit *d, struct tensor ref, str
     const int64_t P = share.n;
     *ret = (struct dit_picture){.T = T, .h = h, .w = w, .P = P, .N = (T + 1) * P, .P_all = all, .n_face = P};
     run_push(r, "picture");
+    pool_take(r, d->pool, d->place.front);
     ret->front = op_linear(r, patches(r, &share, tensor_slice(ref, 1, 0, 1)), d->img_in.w, d->img_in.b, ACT_NONE);
-    ret->ref = run_new(r, DTYPE_F32, 2, SHAPE(T * P, s->hidden));
-    const size_t mark = run_mark(r);
-    struct tensor tokens = op_linear(r, patches(r, &share, ref), d->ref_in.w, d->ref_in.b, ACT_NONE);
-    op_linear_into(r, ret->ref, tokens, d->before.w, d->before.b, ACT_NONE);
-    run_rewind(r, mark);
+    ret->ref = d->compact ? patches(r, &share, ref) : reference(r, d, T * P, &share, ref);
     op_rope_table(r, T + 1, h / 2, w / 2, s->rope, THETA, -1, &ret->cos, &ret->sin);
     ret->mask = dit_cond_face(r, face);
     keep_share(r, &share, ret);
@@ -128,6 +136,7 @@ struct tensor dit_cond_audio(struct run *r, const struct dit *d, struct tensor a
     if (s->n_adapters == 0)
         return TENSOR_NONE;
     run_push(r, "audio");
+    pool_take(r, d->pool, d->place.prepare);
     struct tensor kv = run_new(r, DTYPE_F32, 4, SHAPE(s->n_adapters, n + 1, s->audio_tokens, 2 * s->inner));
     const size_t mark = run_mark(r);
     struct tensor x = run_new(r, DTYPE_F32, 2, SHAPE(n + 1, s->audio));
@@ -225,6 +234,7 @@ void dit_cond_text(struct run *r, const struct dit *d, struct tensor states, str
         ret->n_valid = S;
     }
     run_push(r, "text");
+    pool_take(r, d->pool, d->place.prepare);
     struct tensor weights = upload_mask(r, mask, S, ret);
     struct tensor mean = tensor_view(op_mean_rows(r, states, weights), 2, SHAPE(1, d->dims.text));
     ret->context = dit_cond_embed(r, &d->text_context, mean);
@@ -251,6 +261,7 @@ struct tensor dit_cond_refine(struct run *r, const struct dit *d, const struct d
     const int64_t H = d->dims.hidden;
     const struct dit_refiner *first = &d->refiner[0], *second = &d->refiner[1];
     run_push(r, "refiner");
+    pool_take(r, d->pool, d->place.refiner);
     struct tensor out = run_new(r, DTYPE_F32, 2, SHAPE(n_out, H));
     const size_t mark = run_mark(r);
     struct tensor x = op_copy(r, t->embedded, DTYPE_F32);
@@ -260,6 +271,7 @@ struct tensor dit_cond_refine(struct run *r, const struct dit *d, const struct d
     op_copy_into(r, out, rows_of(x, 0, n_out));
     op_linear_add(r, out, o, second->proj.w, second->proj.b, tensor_slice(gates, 0, 2 * H, H));
     refiner_mlp(r, second, out, tensor_slice(gates, 0, 3 * H, H));
+    pool_next(r, d->pool, d->place.refiner, d->place.units[0]);
     run_rewind(r, mark);
     run_pop(r);
     return out;
@@ -292,6 +304,7 @@ static struct tensor motion(struct run *r, const struct dit *d, const struct dit
 struct tensor dit_cond_vec(struct run *r, const struct dit *d, const struct dit_rows *rows, double fps)
 {
     const float rate[1] = {(float)fps};
+    pool_take(r, d->pool, d->place.prepare);
     struct tensor vec = dit_cond_time(r, &d->time, rows->t, rows->n);
     op_add(r, vec, motion(r, d, &d->motion_exp, MOTION_EXP));
     op_add(r, vec, motion(r, d, &d->motion_pose, MOTION_POSE));
@@ -304,6 +317,7 @@ struct tensor dit_cond_gates(struct run *r, const struct dit *d, const struct di
 {
     const int64_t H = d->dims.hidden;
     run_push(r, "gates");
+    pool_take(r, d->pool, d->place.prepare);
     struct tensor gates = run_new(r, DTYPE_F32, 2, SHAPE(n, DIT_REFINER_BLOCKS * 2 * H));
     const size_t mark = run_mark(r);
     struct tensor c = dit_cond_time(r, &d->text_time, rows->t, n);
@@ -335,6 +349,17 @@ static void mod_into(struct run *r, struct tensor table, int64_t column, struct 
     op_linear_into(r, tensor_slice(table, 1, column, width), c, w->w, w->b, ACT_NONE);
 }
 
+static void mod_unit(struct run *r, const struct dit *d, int u, struct tensor c, struct tensor table)
+{
+    const struct dit_dims *s = &d->dims;
+    if (u >= s->n_double) {
+        mod_into(r, table, column_single(s, u - s->n_double), c, &d->singles[u - s->n_double].mod);
+        return;
+    }
+    mod_into(r, table, column_double(s, u), c, &d->doubles[u].img.mod);
+    mod_into(r, table, column_double(s, u) + 6 * s->hidden, c, &d->doubles[u].txt.mod);
+}
+
 void dit_cond_mods(struct run *r, const struct dit *d, struct tensor vec, int n_full, struct dit_mods *ret)
 {
     const struct dit_dims *s = &d->dims;
@@ -346,15 +371,16 @@ void dit_cond_mods(struct run *r, const struct dit *d, struct tensor vec, int n_
     const size_t mark = run_mark(r);
     struct tensor c = op_copy(r, vec, DTYPE_F32);
     op_act(r, c, ACT_SILU);
+    const int n_units = n_full ? dit_units(d) - 1 : 0;
+    pool_take(r, d->pool, d->place.mods[0]);
     mod_into(r, ret->last, 0, c, &d->singles[s->n_single - 1].mod);
     mod_into(r, ret->last, 3 * H, c, &d->final_mod);
-    struct tensor full = n_full ? rows_of(c, 0, n_full) : TENSOR_NONE;
-    for (int i = 0; n_full && i < s->n_double; i++) {
-        mod_into(r, ret->blocks, column_double(s, i), full, &d->doubles[i].img.mod);
-        mod_into(r, ret->blocks, column_double(s, i) + 6 * H, full, &d->doubles[i].txt.mod);
+    pool_next(r, d->pool, d->place.mods[0], n_units ? d->place.mods[1] : -1);
+    for (int u = 0; u < n_units; u++) {
+        pool_take(r, d->pool, d->place.mods[1 + u]);
+        mod_unit(r, d, u, rows_of(c, 0, n_full), ret->blocks);
+        pool_next(r, d->pool, d->place.mods[1 + u], u + 1 < n_units ? d->place.mods[2 + u] : -1);
     }
-    for (int i = 0; n_full && i < s->n_single - 1; i++)
-        mod_into(r, ret->blocks, column_single(s, i), full, &d->singles[i].mod);
     run_rewind(r, mark);
     run_pop(r);
 }

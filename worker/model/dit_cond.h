@@ -30,7 +30,7 @@ struct dit_picture {
     int64_t T, h, w, P, N;  /* P, N and all below: of the tokens that this rank has (dit_share.h) */
     int64_t P_all;          /* all tokens of a frame */
     struct tensor front;    /* [P, H]: img_in of the first reference latent */
-    struct tensor ref;      /* [T P, H]: before_proj(ref_in(reference)) */
+    struct tensor ref;      /* [T P, H]: before_proj(ref_in(reference)); compact: [T P, 4 channels], the reference's patches */
     struct tensor cos, sin; /* [N, D/2] */
     int64_t n_face; /* tokens of a frame that the face mask lets hear the sound, K; the others are left out */
     struct tensor face;       /* i32 [K]: which; none when all of them (K = P), or when K = 0 */

@@ -45,6 +45,20 @@ void dit_forward_swap(struct run *r, struct tensor v[DIT_ROWS])
     comm_all_to_all(r, pair, v[other], n_in, v[mine], n_out);
 }
 
+/* ---- weights that come and go: a unit's are there from take to next, which lets those of another come up meanwhile ---- */
+
+static void take(struct run *r, const struct dit *d, int unit)
+{
+    pool_take(r, d->pool, d->place.units[unit]);
+}
+
+static void next(struct run *r, const struct dit *d, int unit, int then)
+{
+    pool_next(r, d->pool, d->place.units[unit], d->place.units[then]);
+}
+
+/* ---- blocks ---- */
+
 static void double_block(struct run *r, const struct dit_scene *s, const struct dit_row *row, int i,
                          struct tensor x)
 {
@@ -70,6 +84,19 @@ static void add_at_face(struct run *r, const struct dit_picture *p, struct tenso
     op_scatter_add(r, video, 1, p->face, sum);
 }
 
+/* Adapter a on some frames of video [frames, P, H]. kv [frames or 1, keys, 2 inner]. */
+static void adapter_frames(struct run *r, const struct dit_scene *s, const struct dit_row *row, int a, struct tensor kv,
+                           struct tensor video)
+{
+    const struct dit_picture *p = &s->picture;
+    const int64_t T = video.shape[0], K = p->n_face, H = video.shape[2];
+    const size_t mark = run_mark(r);
+    struct tensor some = tensor_is_none(p->face) ? video : op_gather(r, video, 1, p->face);
+    struct tensor y = dit_block_adapter(r, s->dit, a, kv, tensor_view(some, 2, SHAPE(T * K, H)));
+    add_at_face(r, p, video, tensor_view(y, 3, SHAPE(T, K, H)), row->mask);
+    run_rewind(r, mark);
+}
+
 static void adapter(struct run *r, const struct dit_scene *s, const struct dit_row *row, int a,
                     struct tensor x)
 {
@@ -79,15 +106,17 @@ static void adapter(struct run *r, const struct dit_scene *s, const struct dit_r
         return;
     const size_t mark = run_mark(r);
     struct tensor video = tensor_view(tensor_slice(x, 0, p->P, p->T * p->P), 3, SHAPE(p->T, p->P, H));
-    struct tensor some = tensor_is_none(p->face) ? video : op_gather(r, video, 1, p->face);
     struct tensor kv;
     if (tensor_is_none(row->sound))
         /* A latent frame's 16 silent tokens are 4 tokens four times: the softmax over 4 is the same. */
         kv = tensor_slice(tensor_at(s->kv, 0, a), 0, s->kv.shape[1] - 1, 1);
     else
         kv = dit_cond_audio_window(r, s->dit, s->kv, a, row->sound);
-    struct tensor y = dit_block_adapter(r, s->dit, a, kv, tensor_view(some, 2, SHAPE(p->T * K, H)));
-    add_at_face(r, p, video, tensor_view(y, 3, SHAPE(p->T, K, H)), row->mask);
+    const int64_t most = s->dit->compact ? 1 : p->T;
+    for (int64_t t = 0, n; t < p->T; t += n) {
+        n = p->T - t < most ? p->T - t : most;
+        adapter_frames(r, s, row, a, kv.shape[0] == 1 ? kv : tensor_slice(kv, 0, t, n), tensor_slice(video, 0, t, n));
+    }
     run_rewind(r, mark);
 }
 
@@ -97,30 +126,42 @@ void dit_forward_head(struct run *r, const struct dit_scene *s, const struct dit
     const struct dit_picture *p = &s->picture;
     struct dit_share room;
     const struct dit_share *share = share_of(r, s, row, &room);
+    pool_take(r, s->dit->pool, s->dit->place.front);
     dit_block_embed(r, s->dit, p->front, p->ref, latents, image_of(s, x), share);
     op_copy_into(r, tensor_slice(x, 0, p->N, x.shape[0] - p->N),
                  share ? tensor_slice(row->text, 0, share->text_at, share->n_text) : row->text);
-    for (int i = 0; i < head_blocks(&s->dit->dims); i++)
+    for (int i = 0; i < head_blocks(&s->dit->dims); i++) {
+        take(r, s->dit, i);
         double_block(r, s, row, i, x);
+        next(r, s->dit, i, i + 1);
+    }
+}
+
+static void single_block(struct run *r, const struct dit_scene *s, const struct dit_row *row, int i, struct tensor x)
+{
+    const struct dit *d = s->dit;
+    struct dit_share room;
+    dit_block_single(r, d, i, dit_cond_mod_single(d, &s->mods, row->mod, i), x, s->picture.cos, s->picture.sin,
+                     share_of(r, s, row, &room));
+    run_tap(r, x, "dit.single%d", i);
 }
 
 void dit_forward_rest(struct run *r, const struct dit_scene *s, const struct dit_row *row, struct tensor x)
 {
-    const struct dit_dims *dims = &s->dit->dims;
-    const struct dit_picture *p = &s->picture;
-    struct dit_share room;
-    const struct dit_share *share = share_of(r, s, row, &room);
-    if (dims->n_adapters)
-        adapter(r, s, row, 0, x);
-    for (int i = head_blocks(dims); i < dims->n_double; i++) {
-        double_block(r, s, row, i, x);
-        if (i % 2 && i / 2 < dims->n_adapters)
-            adapter(r, s, row, i / 2, x);
-    }
-    for (int i = 0; i < dims->n_single - 1; i++) {
-        dit_block_single(r, s->dit, i, dit_cond_mod_single(s->dit, &s->mods, row->mod, i), x, p->cos, p->sin,
-                         share);
-        run_tap(r, x, "dit.single%d", i);
+    const struct dit *d = s->dit;
+    const int n_double = d->dims.n_double, last = dit_units(d) - 1;
+    for (int u = head_blocks(&d->dims); u <= last; u++) {
+        take(r, d, u);
+        const int a = dit_adapter_before(d, u);
+        if (a >= 0)
+            adapter(r, s, row, a, x);
+        if (u == last)
+            break; /* dit_forward_last's */
+        if (u < n_double)
+            double_block(r, s, row, u, x);
+        else
+            single_block(r, s, row, u - n_double, x);
+        next(r, d, u, u + 1);
     }
 }
 
@@ -129,8 +170,19 @@ struct tensor dit_forward_last(struct run *r, const struct dit_scene *s, const s
 {
     const struct dit_picture *p = &s->picture;
     struct dit_share room;
+    pool_take(r, s->dit->pool, s->dit->place.front);
+    take(r, s->dit, dit_units(s->dit) - 1);
     return dit_block_last(r, s->dit, dit_cond_mod_last(&s->mods, row->mod), x, p->P, p->cos, p->sin, p->T,
                           p->h, p->w, share_of(r, s, row, &room));
+}
+
+/* From the first adapter to the velocity; then comes the unit `then`, as likely as not. */
+static struct tensor finish(struct run *r, const struct dit_scene *s, const struct dit_row *row, struct tensor x, int then)
+{
+    dit_forward_rest(r, s, row, x);
+    struct tensor v = dit_forward_last(r, s, row, x);
+    next(r, s->dit, dit_units(s->dit) - 1, then);
+    return v;
 }
 
 /* Both rows here. */
@@ -141,12 +193,10 @@ static void both(struct run *r, const struct dit_scene *s, const struct dit_row 
     dit_forward_head(r, s, &rows[0], latents, x[0]);
     if (shared)
         op_copy_into(r, x[1], x[0]);
-    dit_forward_rest(r, s, &rows[0], x[0]);
-    ret_v[0] = dit_forward_last(r, s, &rows[0], x[0]);
+    ret_v[0] = finish(r, s, &rows[0], x[0], shared ? head_blocks(&s->dit->dims) : 0);
     if (!shared)
         dit_forward_head(r, s, &rows[1], latents, x[1]);
-    dit_forward_rest(r, s, &rows[1], x[1]);
-    ret_v[1] = dit_forward_last(r, s, &rows[1], x[1]);
+    ret_v[1] = finish(r, s, &rows[1], x[1], 0);
 }
 
 void dit_forward_pair(struct run *r, const struct dit_scene *s, const struct dit_row rows[DIT_ROWS],
@@ -158,7 +208,6 @@ void dit_forward_pair(struct run *r, const struct dit_scene *s, const struct dit
     }
     const int mine = dit_forward_has_row(r, 1);
     dit_forward_head(r, s, &rows[mine], latents, x[mine]);
-    dit_forward_rest(r, s, &rows[mine], x[mine]);
-    ret_v[mine] = dit_forward_last(r, s, &rows[mine], x[mine]);
+    ret_v[mine] = finish(r, s, &rows[mine], x[mine], 0);
     dit_forward_swap(r, ret_v);
 }

@@ -82,7 +82,7 @@ struct tensor dit_share_attend(struct run *r, const struct dit_dims *s, const st
     const int64_t S = q.shape[0];
     if (!share)
         return tensor_view(attention(r, s, part_of(q, 0), part_of(kv, first), part_of(kv, first + 1)), 2,
-                           SHAPE(S, s->hidden));
+                           SHAPE(S, q.shape[2] * s->head));
     struct tensor y = run_new(r, DTYPE_F32, 3, SHAPE(S, s->heads, s->head)), all_q, all_kv, o;
     const size_t mark = run_mark(r);
     all_kv = to_heads(r, s, share, kv, n_kv);

@@ -32,7 +32,8 @@ struct dit_share {
 void dit_share_init(struct dit_share *ret, const struct comm_set *set, int64_t T, int64_t P, int64_t n_text);
 
 /* softmax(q k^T) v of all tokens: q [S, parts, heads, D] with S = n_q[me], kv the same with n_kv[me] rows and two more parts
- * behind `first`: keys, then values. Returns [S, H] for the rows of q. n_q, n_kv: rows at each place. */
+ * behind `first`: keys, then values. Returns [S, H] for the rows of q. n_q, n_kv: rows at each place. Without share the heads
+ * may be some of the model's. */
 struct tensor dit_share_attend(struct run *r, const struct dit_dims *s, const struct dit_share *share, struct tensor q,
                                const int64_t *n_q, struct tensor kv, int first, const int64_t *n_kv);
 
