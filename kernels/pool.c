@@ -216,7 +216,22 @@ size_t pool_bytes(const struct pool *p)
     return p->most;
 }
 
-/* ---- up and out ---- */
+/* ---- up and out: while planning there is nothing to wait for ---- */
+
+static int mark(const struct pool *p, enum device_queue q, uint64_t *ret)
+{
+    return p->device ? p->device->hooks->mark(p->device, q, ret) : 0;
+}
+
+static int wait(const struct pool *p, enum device_queue q, enum device_queue of, uint64_t ticket)
+{
+    return p->device ? p->device->hooks->wait(p->device, q, of, ticket) : 0;
+}
+
+static int copy(const struct pool *p, const struct weight *w)
+{
+    return p->device ? p->device->hooks->copy(p->device, p->base + w->offset, w->host, w->bytes, p->is_pinned) : 0;
+}
 
 static bool overlap(const struct block *a, const struct block *b)
 {
@@ -226,10 +241,9 @@ static bool overlap(const struct block *a, const struct block *b)
 /* Copies from here on may write over b. */
 static int throw_out(struct pool *p, struct block *b)
 {
-    const struct device_hooks *hooks = p->device->hooks;
-    int rc = b->readers == MORE ? hooks->mark(p->device, DEVICE_OPS, &b->read) : 0;
+    int rc = b->readers == MORE ? mark(p, DEVICE_OPS, &b->read) : 0;
     if (rc == 0 && b->readers != NONE)
-        rc = hooks->wait(p->device, DEVICE_COPIES, DEVICE_OPS, b->read);
+        rc = wait(p, DEVICE_COPIES, DEVICE_OPS, b->read);
     if (rc < 0)
         return rc;
     b->is_loaded = false;
@@ -237,9 +251,8 @@ static int throw_out(struct pool *p, struct block *b)
     return 0;
 }
 
-static int bring_up(struct pool *p, struct block *b)
+static int bring_up(struct run *r, struct pool *p, struct block *b)
 {
-    const struct device_hooks *hooks = p->device->hooks;
     int rc = 0;
     for (int i = 0; i < p->n_blocks && rc == 0; i++) {
         struct block *other = &p->blocks[i];
@@ -248,11 +261,12 @@ static int bring_up(struct pool *p, struct block *b)
     }
     for (int i = b->first; i >= 0 && rc == 0; i = p->weights[i].next) {
         const struct weight *w = &p->weights[i];
-        rc = hooks->copy(p->device, p->base + w->offset, w->host, w->bytes, p->is_pinned);
+        rc = copy(p, w);
         p->stats.bytes += rc == 0 ? (double)w->bytes : 0;
+        r->brought += rc == 0 ? (double)w->bytes : 0;
     }
     if (rc == 0)
-        rc = hooks->mark(p->device, DEVICE_COPIES, &b->copied);
+        rc = mark(p, DEVICE_COPIES, &b->copied);
     if (rc < 0)
         return rc;
     b->is_loaded = true;
@@ -264,7 +278,7 @@ static int bring_up(struct pool *p, struct block *b)
 /* NULL: nothing is to be done, or the run has failed. */
 static struct block *block_of(struct run *r, struct pool *p, int block)
 {
-    if (!p || !p->device || !r->table || run_failed(r))
+    if (!p || !p->device != !r->table || run_failed(r))
         return NULL;
     if (block >= 0 && block < p->n_blocks)
         return &p->blocks[block];
@@ -288,10 +302,10 @@ void pool_take(struct run *r, struct pool *p, int block)
     p->stats.n_taken++;
     if (!b->is_loaded) {
         p->stats.n_missing++;
-        rc = bring_up(p, b);
+        rc = bring_up(r, p, b);
     }
     if (rc == 0 && !b->is_awaited)
-        rc = p->device->hooks->wait(p->device, DEVICE_OPS, DEVICE_COPIES, b->copied);
+        rc = wait(p, DEVICE_OPS, DEVICE_COPIES, b->copied);
     if (rc < 0) {
         fail(r, p, b, rc);
         return;
@@ -321,7 +335,7 @@ void pool_next(struct run *r, struct pool *p, int block, int next)
                  b->name);
         return;
     }
-    int rc = p->device->hooks->mark(p->device, DEVICE_OPS, &b->read);
+    int rc = mark(p, DEVICE_OPS, &b->read);
     if (rc < 0) {
         fail(r, p, b, rc);
         return;
@@ -330,7 +344,7 @@ void pool_next(struct run *r, struct pool *p, int block, int next)
     struct block *after = next < 0 ? NULL : block_of(r, p, next);
     if (!after || after->is_loaded || overlap(after, b) || is_in_use(p, after))
         return;
-    rc = bring_up(p, after);
+    rc = bring_up(r, p, after);
     if (rc < 0)
         fail(r, p, after, rc);
 }

@@ -15,7 +15,7 @@
  *     pool_free(p);
  *
  * A pool_next that guesses wrong costs a copy, never a wrong result: pool_take brings up what is missing. p NULL: both do
- * nothing (weights are where they are). While planning (r->table NULL) they do nothing either.
+ * nothing (weights are where they are). While planning both only count: run.brought comes out as in the run itself.
  *
  * One thread, like the run. Host memory of placed tensors must stay until pool_free.
  */

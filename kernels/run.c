@@ -69,7 +69,7 @@ void run_reset(struct run *r)
 {
     err_clear(&r->err);
     r->arena_used = r->arena_peak = 0;
-    r->flops = r->bytes = r->traffic = 0;
+    r->flops = r->bytes = r->traffic = r->brought = 0;
     r->n_ops = 0;
     r->op = NULL;
     r->label[0] = 0;

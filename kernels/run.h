@@ -56,6 +56,7 @@ struct run {
 
     const struct comm_group *group; /* borrowed; the ranks that share this forward (comm/comm.h). NULL: alone */
     double traffic;                 /* bytes sent to them */
+    double brought;                 /* bytes of weights brought up for it (pool.h) */
 };
 
 /* arena_max 0: the device's default ceiling (CPU: 1 TiB of reserved, untouched address space at most). */

@@ -4,6 +4,7 @@
 
 #include "common/mem.h"
 #include "common/str.h"
+#include "kernels/pool.h"
 #include "worker/model/ckpt.h"
 
 #define MAX_PROBLEMS 8 /* named in the message; the rest is counted */
@@ -16,6 +17,45 @@ void binder_init(struct binder *b, struct ckpt *c, struct device *device, const 
     b->used = mem_zalloc(n ? n : 1);
     if (!b->used)
         err_set(&b->err, ERR_NOMEM, "%s: out of memory", what);
+    ckpt_place(c)->block = binder_block(b, what, 0);
+}
+
+int binder_block(struct binder *b, const char *name, size_t offset)
+{
+    struct pool *pool = ckpt_place(b->ckpt)->pool;
+    if (!pool)
+        return 0;
+    int n = pool_block(pool, name, offset);
+    if (n < 0)
+        err_set(&b->err, n, "%s: no memory for the list of its blocks", b->what);
+    else
+        b->block = n;
+    return n;
+}
+
+size_t binder_end(const struct binder *b)
+{
+    const struct ckpt_place *p = ckpt_place(b->ckpt);
+    return p->pool && b->err.code == 0 ? pool_end(p->pool, b->block) : 0;
+}
+
+void binder_slots(struct binder *b, const char *name, int n, size_t *at, binder_layer_fn *fn, void *arg, int *block,
+                  size_t *end)
+{
+    const struct ckpt_place *p = ckpt_place(b->ckpt);
+    const int before = b->block, step = p->pool && p->is_streamed ? 2 : 1;
+    *end = *at;
+    for (int slot = 0; slot < step; slot++) {
+        *at = *end;
+        for (int i = slot; i < n; i += step) {
+            char text[64];
+            str_format(text, sizeof text, "%s %d", name, i);
+            block[i] = step == 2 ? binder_block(b, text, *at) : before;
+            fn(b, arg, i);
+            *end = binder_end(b) > *end ? binder_end(b) : *end;
+        }
+    }
+    b->block = before;
 }
 
 static void note(struct binder *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -53,34 +93,64 @@ static bool is_float(enum dtype t)
     return t == DTYPE_F32 || t == DTYPE_F64 || t == DTYPE_BF16 || t == DTYPE_F16 || t == DTYPE_F8E4M3;
 }
 
-void binder_bind(struct binder *b, struct tensor *ret, const char *name, int n_dims, const int64_t *shape)
+/* The stored tensor of that name, if it is what is wanted; else ret is of the wanted shape, without data. */
+static bool take(struct binder *b, struct tensor *ret, const char *name, int n_dims, const int64_t *shape)
 {
     struct tensor want = tensor_of(NULL, DTYPE_F32, n_dims, shape);
     char got_text[96], want_text[96];
     *ret = want;
     if (b->err.code < 0)
-        return;
+        return false;
     ptrdiff_t i = find(b->ckpt, name);
     if (i < 0) {
         note(b, "%s is missing", name);
-        return;
+        return false;
     }
     b->used[i] = 1;
     struct tensor t = ckpt_tensor(b->ckpt, (size_t)i);
     if (!tensor_same_shape(t, want) || !is_float(t.dtype)) {
         note(b, "%s is %s, wanted %s", name, tensor_format(t, got_text, sizeof got_text),
              tensor_format(want, want_text, sizeof want_text));
-        return;
+        return false;
     }
     if (t.dtype == DTYPE_F8E4M3 && !t.scale) {
         note(b, "%s is fp8 without a scale: the fp8 map is needed", name);
-        return;
+        return false;
     }
     *ret = t;
+    return true;
+}
+
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+void binder_bind(struct binder *b, struct tensor *ret, const char *name, int n_dims, const int64_t *shape)
+{
+    struct pool *pool = ckpt_place(b->ckpt)->pool;
+    struct tensor host;
+    int rc = 0;
+    *ret = tensor_of(NULL, DTYPE_F32, n_dims, shape);
+    if (!take(b, &host, name, n_dims, shape))
+        return;
+    *ret = host;
+    ret->data = NULL;
+    if (pool)
+        rc = pool_place(pool, b->block, host, ret, &b->err);
+    else if (b->device && host.data)
+        rc = device_upload(b->device, host, ret, &b->err);
+    if (rc < 0)
+        err_wrap(&b->err, "%s: %s", b->what, name);
     if (!b->device)
         ret->data = NULL;
-    else if (t.data && device_upload(b->device, t, ret, &b->err) < 0)
-        err_wrap(&b->err, "%s: %s", b->what, name);
+    b->bytes = pool && rc == 0 ? larger(b->bytes, binder_end(b)) : b->bytes + tensor_bytes(host);
+}
+
+void binder_host(struct binder *b, struct tensor *ret, const char *name, int n_dims, const int64_t *shape)
+{
+    if (take(b, ret, name, n_dims, shape) && !b->device)
+        ret->data = NULL;
 }
 
 void binder_bindf(struct binder *b, struct tensor *ret, int n_dims, const int64_t *shape, const char *fmt, ...)
@@ -103,6 +173,7 @@ void bind_ignore(struct binder *b, const char *prefix)
 int binder_finish(struct binder *b, bool strict, struct err *err)
 {
     int rc = b->err.code;
+    ckpt_place(b->ckpt)->bytes = b->bytes;
     for (size_t i = 0; rc == 0 && strict && i < ckpt_count(b->ckpt); i++)
         if (!b->used[i])
             note(b, "%s is not a part of it", ckpt_name(b->ckpt, i));

@@ -476,6 +476,11 @@ int ckpt_count_blocks(const struct ckpt *c, const char *prefix)
     }
 }
 
+struct ckpt_place *ckpt_place(struct ckpt *c)
+{
+    return &c->place;
+}
+
 bool ckpt_has_data(const struct ckpt *c)
 {
     return c->has_data;

@@ -24,6 +24,7 @@
 #include "kernels/tensor.h"
 
 struct ckpt;
+struct pool;
 
 /* A file or folder, by its contents: .safetensors, a folder with model.safetensors(.index.json), a zip (.pt, .bin,
  * TorchScript). ERR_NOTFOUND, ERR_FORMAT (with what and where), ERR_IO. */
@@ -55,10 +56,22 @@ size_t ckpt_bytes(const struct ckpt *c);  /* of all tensors */
 /* SHA-256 over names, dtypes, shapes and bytes as hex (64 + NUL); computed on first call, 1 s per few hundred MB. */
 int ckpt_digest(struct ckpt *c, char hex[65], struct err *err);
 
+/* Where bound weights go. */
+struct ckpt_place {
+    struct pool *pool; /* borrowed; NULL: each tensor is uploaded for itself, for as long as the checkpoint is there */
+    bool is_streamed;  /* layers lie in two slots in turn, where the network can (binder_slots); else all are there together */
+    int block;         /* set by binder_init: the pool's block, from its offset 0 on */
+    size_t bytes;      /* set by binder_finish: what they take of the device; of a pool from 0 to their end */
+};
+/* To be set before binding, read afterwards. Initially no pool. */
+struct ckpt_place *ckpt_place(struct ckpt *c);
+
 struct binder {
     struct ckpt *ckpt;
     struct device *device; /* NULL: planning, tensors stay without data */
     const char *what;      /* for messages: "vae" */
+    int block;             /* of the pool, where there is one */
+    size_t bytes;
     unsigned char *used;   /* owned: one byte a tensor */
     struct buf problems;   /* owned */
     size_t n_problems;
@@ -71,6 +84,17 @@ void binder_init(struct binder *b, struct ckpt *c, struct device *device, const 
 void binder_bind(struct binder *b, struct tensor *ret, const char *name, int n_dims, const int64_t *shape);
 void binder_bindf(struct binder *b, struct tensor *ret, int n_dims, const int64_t *shape, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
+/* The same, but it stays host memory, for rows that are picked out there. */
+void binder_host(struct binder *b, struct tensor *ret, const char *name, int n_dims, const int64_t *shape);
+/* What is bound from here on belongs to a block of its own, from that offset of the pool on. Returns its number; without a pool
+ * nothing is done. */
+int binder_block(struct binder *b, const char *name, size_t offset);
+size_t binder_end(const struct binder *b); /* offset behind the block's last weight; 0 without a pool */
+/* Binds n layers by fn. Streamed: each is a block, in two slots in turn, the first at *at; *at becomes the second's offset,
+ * *end the offset behind it. Otherwise they go where the binder stands. block[i] is layer i's number. */
+typedef void binder_layer_fn(struct binder *b, void *arg, int i);
+void binder_slots(struct binder *b, const char *name, int n, size_t *at, binder_layer_fn *fn, void *arg, int *block,
+                  size_t *end);
 /* Names starting with prefix are known and not needed (decoder of Whisper, lm_head, ...): not "extra". */
 void bind_ignore(struct binder *b, const char *prefix);
 /* Frees the binder. ERR_WEIGHTS listing what is missing, misshapen, extra (extra ones only if strict). */

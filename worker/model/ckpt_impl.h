@@ -38,6 +38,7 @@ struct ckpt {
     size_t n_blocks, cap_blocks;
     float *scales; /* owned: one an entry, or NULL */
     bool has_data;
+    struct ckpt_place place;
     char digest[65]; /* "" until computed */
 };
 

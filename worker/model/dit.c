@@ -3,8 +3,7 @@
 #include "common/mem.h"
 
 /* Every list: member, name, shape (letters are locals of the function that expands it). */
-#define TOP_LINEARS(X)                                                                                       \
-    X(before, "before_proj", H, H)                                                                           \
+#define PREPARE_LINEARS(X)                                                                                   \
     X(text_in, "txt_in.input_embedder", H, s->text)                                                          \
     X(text_time.in, "txt_in.t_embedder.mlp.0", H, DIT_FREQS)                                                 \
     X(text_time.out, "txt_in.t_embedder.mlp.2", H, H)                                                        \
@@ -22,30 +21,33 @@
     X(fps.out, "fps_proj.mlp.2", H, H)                                                                       \
     X(audio1, "audio_proj.proj1", s->audio_inner, s->audio)                                                  \
     X(audio2, "audio_proj.proj2", s->audio_inner, s->audio_inner)                                            \
-    X(audio3, "audio_proj.proj3", s->audio_tokens *H, s->audio_inner)                                        \
-    X(final_mod, "final_layer.adaLN_modulation.1", 2 * H, H)                                                 \
-    X(final, "final_layer.linear", 4 * s->channels, H)
+    X(audio3, "audio_proj.proj3", s->audio_tokens *H, s->audio_inner)
 
 #define STREAM_LINEARS(X)                                                                                    \
-    X(mod, "mod.linear", 6 * H, H)                                                                           \
     X(qkv, "attn_qkv", 3 * H, H)                                                                             \
     X(proj, "attn_proj", H, H)                                                                               \
     X(fc1, "mlp.fc1", s->mlp, H)                                                                             \
     X(fc2, "mlp.fc2", H, s->mlp)
 
 #define SINGLE_LINEARS(X)                                                                                    \
-    X(mod, "modulation.linear", 3 * H, H)                                                                    \
     X(linear1, "linear1", 3 * H + s->mlp, H)                                                                 \
     X(linear2, "linear2", H, H + s->mlp)
 
-#define REFINER_LINEARS(X)                                                                                   \
-    X(qkv, "self_attn_qkv", 3 * H, H)                                                                        \
-    X(proj, "self_attn_proj", H, H)                                                                          \
-    X(fc1, "mlp.fc1", s->mlp, H)                                                                             \
-    X(fc2, "mlp.fc2", H, s->mlp)                                                                             \
-    X(gates, "adaLN_modulation.1", 2 * H, H)
-
 #define REFINER "txt_in.individual_token_refiner.blocks."
+#define DOUBLE "double_blocks."
+#define SINGLE "single_blocks."
+#define ADAPTER "audio_adapter_blocks."
+
+int dit_units(const struct dit *d)
+{
+    return d->dims.n_double + d->dims.n_single;
+}
+
+int dit_adapter_before(const struct dit *d, int unit)
+{
+    const int a = unit / 2 - 1;
+    return unit % 2 == 0 && unit <= d->dims.n_double && a < d->dims.n_adapters ? a : -1;
+}
 
 /* prefix.weight [n, k] and prefix.bias [n]; k = 0: a norm's, [n] both. */
 static void bind_linear(struct binder *b, struct dit_linear *l, const char *prefix, int64_t n, int64_t k)
@@ -69,60 +71,114 @@ static void bind_patch(struct binder *b, struct dit_linear *l, const char *prefi
     l->w = tensor_view(l->w, 2, SHAPE(s->hidden, 4 * s->channels));
 }
 
-static void bind_top(struct binder *b, struct dit *d)
+static void bind_front(struct binder *b, struct dit *d)
 {
     const struct dit_dims *s = &d->dims;
     const int64_t H = s->hidden;
     bind_patch(b, &d->img_in, "img_in", s);
     bind_patch(b, &d->ref_in, "ref_in", s);
-#define X(member, name, n, k) bind_linear(b, &d->member, name, n, k);
-    TOP_LINEARS(X)
-#undef X
-    bind_linear(b, &d->audio_norm, "audio_proj.norm", H, 0);
+    bind_linear(b, &d->before, "before_proj", H, H);
+    bind_linear(b, &d->final, "final_layer.linear", 4 * s->channels, H);
 }
 
-static void bind_refiner(struct binder *b, struct dit_refiner *w, int i, const struct dit_dims *s)
+/* The refiner's first attention and all its gates do not depend on the latents; the rest is dit_cond_refine's. */
+static void bind_attention(struct binder *b, struct dit_refiner *w, int i, int64_t H)
 {
-    const int64_t H = s->hidden;
     bind_part(b, &w->norm1, REFINER, i, "norm1", H, 0);
-    bind_part(b, &w->norm2, REFINER, i, "norm2", H, 0);
-#define X(member, name, n, k) bind_part(b, &w->member, REFINER, i, name, n, k);
-    REFINER_LINEARS(X)
+    bind_part(b, &w->qkv, REFINER, i, "self_attn_qkv", 3 * H, H);
+    bind_part(b, &w->proj, REFINER, i, "self_attn_proj", H, H);
+}
+
+static void bind_prepare(struct binder *b, struct dit *d)
+{
+    const struct dit_dims *s = &d->dims;
+    const int64_t H = s->hidden;
+#define X(member, name, n, k) bind_linear(b, &d->member, name, n, k);
+    PREPARE_LINEARS(X)
 #undef X
+    bind_linear(b, &d->audio_norm, "audio_proj.norm", H, 0);
+    bind_attention(b, &d->refiner[0], 0, H);
+    for (int i = 0; i < DIT_REFINER_BLOCKS; i++)
+        bind_part(b, &d->refiner[i].gates, REFINER, i, "adaLN_modulation.1", 2 * H, H);
+    for (int a = 0; a < s->n_adapters; a++) {
+        bind_part(b, &d->adapters[a].norm1, ADAPTER, a, "norm1", H, 0);
+        binder_bindf(b, &d->adapters[a].to_kv, 2, SHAPE(2 * s->inner, H), ADAPTER "%d.to_kv.weight", a);
+    }
+}
+
+static void bind_refiner(struct binder *b, struct dit *d)
+{
+    const struct dit_dims *s = &d->dims;
+    const int64_t H = s->hidden;
+    bind_attention(b, &d->refiner[1], 1, H);
+    for (int i = 0; i < DIT_REFINER_BLOCKS; i++) {
+        bind_part(b, &d->refiner[i].norm2, REFINER, i, "norm2", H, 0);
+        bind_part(b, &d->refiner[i].fc1, REFINER, i, "mlp.fc1", s->mlp, H);
+        bind_part(b, &d->refiner[i].fc2, REFINER, i, "mlp.fc2", H, s->mlp);
+    }
 }
 
 static void bind_double(struct binder *b, struct dit_double *w, int i, const struct dit_dims *s)
 {
     const int64_t H = s->hidden;
-#define X(member, name, n, k) bind_part(b, &w->img.member, "double_blocks.", i, "img_" name, n, k);
+#define X(member, name, n, k) bind_part(b, &w->img.member, DOUBLE, i, "img_" name, n, k);
     STREAM_LINEARS(X)
 #undef X
-#define X(member, name, n, k) bind_part(b, &w->txt.member, "double_blocks.", i, "txt_" name, n, k);
+#define X(member, name, n, k) bind_part(b, &w->txt.member, DOUBLE, i, "txt_" name, n, k);
     STREAM_LINEARS(X)
 #undef X
-    binder_bindf(b, &w->img.q_norm, 1, SHAPE(s->head), "double_blocks.%d.img_attn_q_norm.weight", i);
-    binder_bindf(b, &w->img.k_norm, 1, SHAPE(s->head), "double_blocks.%d.img_attn_k_norm.weight", i);
-    binder_bindf(b, &w->txt.q_norm, 1, SHAPE(s->head), "double_blocks.%d.txt_attn_q_norm.weight", i);
-    binder_bindf(b, &w->txt.k_norm, 1, SHAPE(s->head), "double_blocks.%d.txt_attn_k_norm.weight", i);
+    binder_bindf(b, &w->img.q_norm, 1, SHAPE(s->head), DOUBLE "%d.img_attn_q_norm.weight", i);
+    binder_bindf(b, &w->img.k_norm, 1, SHAPE(s->head), DOUBLE "%d.img_attn_k_norm.weight", i);
+    binder_bindf(b, &w->txt.q_norm, 1, SHAPE(s->head), DOUBLE "%d.txt_attn_q_norm.weight", i);
+    binder_bindf(b, &w->txt.k_norm, 1, SHAPE(s->head), DOUBLE "%d.txt_attn_k_norm.weight", i);
 }
 
 static void bind_single(struct binder *b, struct dit_single *w, int i, const struct dit_dims *s)
 {
     const int64_t H = s->hidden;
-#define X(member, name, n, k) bind_part(b, &w->member, "single_blocks.", i, name, n, k);
+#define X(member, name, n, k) bind_part(b, &w->member, SINGLE, i, name, n, k);
     SINGLE_LINEARS(X)
 #undef X
-    binder_bindf(b, &w->q_norm, 1, SHAPE(s->head), "single_blocks.%d.q_norm.weight", i);
-    binder_bindf(b, &w->k_norm, 1, SHAPE(s->head), "single_blocks.%d.k_norm.weight", i);
+    binder_bindf(b, &w->q_norm, 1, SHAPE(s->head), SINGLE "%d.q_norm.weight", i);
+    binder_bindf(b, &w->k_norm, 1, SHAPE(s->head), SINGLE "%d.k_norm.weight", i);
 }
 
 static void bind_adapter(struct binder *b, struct dit_adapter *w, int i, const struct dit_dims *s)
 {
-    bind_part(b, &w->norm1, "audio_adapter_blocks.", i, "norm1", s->hidden, 0);
-    bind_part(b, &w->norm2, "audio_adapter_blocks.", i, "norm2", s->hidden, 0);
-    binder_bindf(b, &w->to_q, 2, SHAPE(s->inner, s->hidden), "audio_adapter_blocks.%d.to_q.weight", i);
-    binder_bindf(b, &w->to_kv, 2, SHAPE(2 * s->inner, s->hidden), "audio_adapter_blocks.%d.to_kv.weight", i);
-    binder_bindf(b, &w->to_out, 2, SHAPE(s->hidden, s->inner), "audio_adapter_blocks.%d.to_out.weight", i);
+    bind_part(b, &w->norm2, ADAPTER, i, "norm2", s->hidden, 0);
+    binder_bindf(b, &w->to_q, 2, SHAPE(s->inner, s->hidden), ADAPTER "%d.to_q.weight", i);
+    binder_bindf(b, &w->to_out, 2, SHAPE(s->hidden, s->inner), ADAPTER "%d.to_out.weight", i);
+}
+
+/* A binder_layer_fn: the adapter before the unit, if there is one, and the unit. */
+static void bind_unit(struct binder *b, void *arg, int u)
+{
+    struct dit *d = arg;
+    const struct dit_dims *s = &d->dims;
+    const int a = dit_adapter_before(d, u);
+    if (a >= 0)
+        bind_adapter(b, &d->adapters[a], a, s);
+    if (u < s->n_double)
+        bind_double(b, &d->doubles[u], u, s);
+    else
+        bind_single(b, &d->singles[u - s->n_double], u - s->n_double, s);
+}
+
+/* The same for mods. */
+static void bind_mod(struct binder *b, void *arg, int i)
+{
+    struct dit *d = arg;
+    const struct dit_dims *s = &d->dims;
+    const int64_t H = s->hidden;
+    const int u = i == 0 ? dit_units(d) - 1 : i - 1;
+    if (i == 0)
+        bind_linear(b, &d->final_mod, "final_layer.adaLN_modulation.1", 2 * H, H);
+    if (u < s->n_double) {
+        bind_part(b, &d->doubles[u].img.mod, DOUBLE, u, "img_mod.linear", 6 * H, H);
+        bind_part(b, &d->doubles[u].txt.mod, DOUBLE, u, "txt_mod.linear", 6 * H, H);
+    } else {
+        bind_part(b, &d->singles[u - s->n_double].mod, SINGLE, u - s->n_double, "modulation.linear", 3 * H, H);
+    }
 }
 
 /* name, dimension, where it goes: each must be there and not zero before anything can be bound. */
@@ -169,20 +225,35 @@ static int read_dims(struct dit_dims *s, const struct ckpt *c, struct err *err)
     return 0;
 }
 
+/* The weights' places: front, then two slots that all others take in turn, or lie across. Staged: all but modulation and blocks
+ * is with the front, and these two lie over each other. */
 static int bind_all(struct dit *d, struct ckpt *c, struct device *device, struct err *err)
 {
-    const struct dit_dims *s = &d->dims;
+    const bool is_streamed = ckpt_place(c)->pool && ckpt_place(c)->is_streamed;
+    struct dit_places *p = &d->place;
     struct binder b;
+    size_t odd, end;
     binder_init(&b, c, device, "transformer");
-    bind_top(&b, d);
-    for (int i = 0; i < DIT_REFINER_BLOCKS; i++)
-        bind_refiner(&b, &d->refiner[i], i, s);
-    for (int i = 0; i < s->n_double; i++)
-        bind_double(&b, &d->doubles[i], i, s);
-    for (int i = 0; i < s->n_single; i++)
-        bind_single(&b, &d->singles[i], i, s);
-    for (int i = 0; i < s->n_adapters; i++)
-        bind_adapter(&b, &d->adapters[i], i, s);
+    d->pool = ckpt_place(c)->pool;
+    p->front = p->prepare = p->refiner = b.block;
+    bind_front(&b, d);
+    const size_t behind = binder_end(&b);
+    if (is_streamed)
+        p->prepare = binder_block(&b, "preparation", behind);
+    bind_prepare(&b, d);
+    if (!is_streamed)
+        bind_refiner(&b, d);
+    const size_t slots = is_streamed ? behind : binder_end(&b);
+    binder_block(&b, "blocks", slots);
+    odd = slots;
+    binder_slots(&b, "block", dit_units(d), &odd, bind_unit, d, p->units, &end);
+    if (is_streamed) {
+        p->refiner = binder_block(&b, "refiner", odd);
+        bind_refiner(&b, d);
+    }
+    binder_block(&b, "modulation", slots);
+    odd = slots;
+    binder_slots(&b, "modulation", dit_units(d), &odd, bind_mod, d, p->mods, &end);
     return binder_finish(&b, true, err);
 }
 
@@ -193,6 +264,8 @@ void dit_close(struct dit *d)
     mem_free(d->doubles);
     mem_free(d->singles);
     mem_free(d->adapters);
+    mem_free(d->place.mods);
+    mem_free(d->place.units);
     mem_free(d);
 }
 
@@ -214,7 +287,9 @@ int dit_open(struct dit **ret, struct ckpt *c, struct device *device, struct err
     d->doubles = mem_calloc((size_t)dims.n_double + 1, sizeof(*d->doubles));
     d->singles = mem_calloc((size_t)dims.n_single + 1, sizeof(*d->singles));
     d->adapters = mem_calloc((size_t)dims.n_adapters + 1, sizeof(*d->adapters));
-    if (!d->doubles || !d->singles || !d->adapters) {
+    d->place.mods = mem_calloc((size_t)dit_units(d), sizeof(*d->place.mods));
+    d->place.units = mem_calloc((size_t)dit_units(d), sizeof(*d->place.units));
+    if (!d->doubles || !d->singles || !d->adapters || !d->place.mods || !d->place.units) {
         rc = err_set(err, ERR_NOMEM, "transformer: no memory for its table of weights");
         goto out;
     }

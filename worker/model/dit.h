@@ -19,6 +19,7 @@
 
 #include "common/err.h"
 #include "kernels/device.h"
+#include "kernels/pool.h"
 #include "kernels/tensor.h"
 #include "worker/model/ckpt.h"
 
@@ -68,8 +69,21 @@ struct dit_refiner {
     struct dit_linear norm1, qkv, proj, norm2, fc1, fc2, gates;
 };
 
+/* Blocks of the pool by who reads them (kernels/pool.h). Unit u: double block u, then the single blocks; adapter a, which
+ * follows double block 2a + 1, is with the unit behind it. The modulation layers are read once a video: mods[0] is that of the
+ * last single block and the final layer, mods[1 + u] that of unit u. Not streamed: many of them are the same block. */
+struct dit_places {
+    int front;   /* image embedding, final layer */
+    int prepare; /* read once a video, but for modulation: times, text, sound */
+    int refiner; /* what dit_cond_refine reads */
+    int *mods;   /* owned */
+    int *units;  /* owned */
+};
+
 struct dit {
     struct dit_dims dims;
+    struct pool *pool; /* borrowed; NULL: all weights are there */
+    struct dit_places place;
     struct dit_linear img_in, ref_in,
         before; /* the first two as linear layers over patches [H, 4 channels] */
     struct dit_linear text_in;
@@ -84,6 +98,8 @@ struct dit {
     bool compact;
 };
 
+int dit_units(const struct dit *d); /* double and single blocks */
+int dit_adapter_before(const struct dit *d, int unit); /* the adapter that comes before the unit, or -1 */
 /* Strict: one ERR_WEIGHTS lists all that is missing, misshapen or left over. The checkpoint's mapping must
  * outlive d. */
 int dit_open(struct dit **ret, struct ckpt *c, struct device *device, struct err *err);

@@ -11,8 +11,17 @@ static int64_t dim_of(const struct binder *b, const char *prefix, const char *na
     return str_format(full, sizeof full, "%s.%s", prefix, name) < 0 ? 0 : ckpt_dim(b->ckpt, full, dim);
 }
 
-static void bind_layer(struct llama *m, struct binder *b, const char *prefix, int i)
+struct layers {
+    struct llama *m;
+    const char *prefix;
+};
+
+/* A binder_layer_fn. */
+static void bind_layer(struct binder *b, void *arg, int i)
 {
+    const struct layers *l = arg;
+    struct llama *m = l->m;
+    const char *prefix = l->prefix;
     const int64_t H = m->H, F = m->F, Q = m->D * m->config.heads, K = m->D * m->config.key_heads;
     struct llama_layer *w = &m->layer[i];
     char name[256];
@@ -43,12 +52,15 @@ int llama_bind(struct llama *m, struct binder *b, const struct llama_config *con
                        "%lld layers do not make a language model",
                        prefix, (long long)m->V, (long long)m->H, (long long)m->F, (long long)config->heads,
                        (long long)m->D, (long long)m->config.key_heads, (long long)config->layers);
+    m->pool = ckpt_place(b->ckpt)->pool;
     m->layer = mem_calloc((size_t)m->n_layers, sizeof *m->layer);
-    if (!m->layer)
+    m->place = mem_calloc((size_t)m->n_layers, sizeof *m->place);
+    if (!m->layer || !m->place)
         return err_set(err, ERR_NOMEM, "%s: no memory for %d layers", prefix, m->n_layers);
-    binder_bindf(b, &m->token, 2, SHAPE(m->V, m->H), "%s.embed_tokens.weight", prefix);
-    for (int i = 0; i < m->n_layers; i++)
-        bind_layer(m, b, prefix, i);
+    str_format(name, sizeof name, "%s.embed_tokens.weight", prefix);
+    binder_host(b, &m->token, name, 2, SHAPE(m->V, m->H));
+    size_t at = 0, end;
+    binder_slots(b, "llama", m->n_layers, &at, bind_layer, &(struct layers){m, prefix}, m->place, &end);
     for (int i = m->n_layers; i < (int)config->layers; i++) {
         str_format(name, sizeof name, "%s.layers.%d.", prefix, i);
         bind_ignore(b, name);
@@ -63,6 +75,7 @@ int llama_bind(struct llama *m, struct binder *b, const struct llama_config *con
 void llama_done(struct llama *m)
 {
     mem_free(m->layer);
+    mem_free(m->place);
     *m = (struct llama){0};
 }
 
@@ -132,6 +145,25 @@ static struct tensor positions(struct run *r, int64_t S, int64_t n)
     return t;
 }
 
+struct tensor llama_embed(struct run *r, const struct llama *m, const int32_t *ids, int n)
+{
+    const size_t width = (size_t)m->H * dtype_bytes(m->token.dtype);
+    float *rows = mem_calloc((size_t)n * (size_t)m->H, sizeof *rows);
+    if (!rows)
+        run_fail(r, ERR_NOMEM, "no memory for the embeddings of %d tokens", n);
+    for (int i = 0; rows && m->token.data && ids && i < n; i++) {
+        if (ids[i] < 0 || ids[i] >= m->V) {
+            run_fail(r, ERR_INVALID, "token %d is %d: the model knows those from 0 to %lld", i, ids[i], (long long)m->V - 1);
+            break;
+        }
+        dtype_read_f32(rows + i * m->H, (const char *)m->token.data + (size_t)ids[i] * width, m->token.dtype, m->H,
+                       m->token.scale ? m->token.scale[0] : 1);
+    }
+    struct tensor t = run_write(r, rows, DTYPE_F32, 2, SHAPE(n, m->H));
+    mem_free(rows);
+    return t;
+}
+
 struct tensor llama_forward(struct run *r, const struct llama *m, struct tensor x, int64_t n, int64_t n_skip)
 {
     if (x.n_dims != 2 || n < 1 || (x.shape[0] != n && x.shape[0] != n + 1) || n_skip < 0 || n_skip >= n) {
@@ -144,7 +176,9 @@ struct tensor llama_forward(struct run *r, const struct llama *m, struct tensor 
     run_tap(r, x, "mid.hidden0");
     for (int i = 0; i < m->n_layers; i++) {
         run_push(r, "llama %d", i);
+        pool_take(r, m->pool, m->place[i]);
         layer(r, m, &m->layer[i], x, pos, n, i + 1 == m->n_layers ? n_skip : 0);
+        pool_next(r, m->pool, m->place[i], i + 1 < m->n_layers ? m->place[i + 1] : -1);
         run_pop(r);
         run_tap(r, x, "mid.hidden%d", i + 1);
     }

@@ -17,6 +17,7 @@
 #define WORKER_MODEL_LLAMA_H
 
 #include "kernels/ops.h"
+#include "kernels/pool.h"
 #include "kernels/run.h"
 #include "worker/model/ckpt.h"
 
@@ -47,9 +48,11 @@ struct llama_config {
 struct llama {
     struct llama_config config;
     int64_t H, F, V, D;        /* hidden, MLP, vocabulary, width of a head */
-    struct tensor token;       /* [V, H] */
+    struct tensor token;       /* [V, H] in host memory: few of its rows are read, once */
     struct llama_layer *layer; /* owned; n_layers of them */
     int n_layers;              /* that are computed */
+    struct pool *pool;         /* borrowed; NULL: all weights are there */
+    int *place;                /* owned: blocks of the pool, one a layer; not streamed: all the same one */
 };
 
 /* Dims from the checkpoint's shapes; the last n_unused layers, the norm and the head are known and not bound.
@@ -58,6 +61,8 @@ int llama_bind(struct llama *m, struct binder *b, const struct llama_config *con
                int n_unused, struct err *err);
 void llama_done(struct llama *m);
 
+/* Rows of the tokens' embeddings: f32 [n, H]. ids NULL: planning. */
+struct tensor llama_embed(struct run *r, const struct llama *m, const int32_t *ids, int n);
 /* x [S, H], S = n or n + 1 (with the pad row last) -> rows [n_skip, S) of the last computed layer, a view of
  * x. Tap "mid.hidden<k>": x after k layers. */
 struct tensor llama_forward(struct run *r, const struct llama *m, struct tensor x, int64_t n, int64_t n_skip);

@@ -18,6 +18,8 @@ struct llava {
     struct clip_vision vision;
     struct llama text;
     int64_t n_image; /* rows that stand for <image> */
+    struct pool *pool; /* borrowed; NULL: all weights are there */
+    int place;         /* block of vision tower and projector */
 #define W(field, ...) struct tensor field;
     LLAVA_PROJECTOR(W)
 #undef W
@@ -91,6 +93,8 @@ int llava_open(struct llava **ret, const struct llava_config *config, struct ckp
     struct binder b;
     l->config = *config;
     binder_init(&b, c, device, "llava");
+    l->pool = ckpt_place(c)->pool;
+    l->place = b.block;
     int rc = bind_all(l, &b, err);
     int finished = binder_finish(&b, true, err);
     rc = rc < 0 ? rc : finished;
@@ -126,11 +130,13 @@ struct tensor llava_vision(struct run *r, const struct llava *l, struct tensor p
                            struct tensor *ret_vision)
 {
     run_push(r, "llava");
+    pool_take(r, l->pool, l->place);
     struct tensor y = run_new(r, DTYPE_F32, 2, SHAPE(l->n_image, l->text.H));
     size_t mark = run_mark(r);
     struct tensor x = clip_vision_forward(r, &l->vision, pixels);
     struct tensor h = op_linear(r, x, l->linear1_w, l->linear1_b, l->config.act);
     op_linear_into(r, y, h, l->linear2_w, l->linear2_b, ACT_NONE);
+    pool_next(r, l->pool, l->place, -1);
     if (ret_vision)
         *ret_vision = x;
     else
@@ -164,8 +170,7 @@ static struct tensor merge(struct run *r, const struct llava *l, const int32_t *
 {
     struct tensor zero = run_new(r, DTYPE_F32, 2, SHAPE(1, l->text.H));
     op_fill(r, zero, 0);
-    struct tensor idx = run_write(r, ids, DTYPE_I32, 1, SHAPE(n - 1));
-    struct tensor part[3] = {op_gather(r, l->text.token, 0, idx), image, zero};
+    struct tensor part[3] = {llama_embed(r, &l->text, ids, n - 1), image, zero};
     return op_concat(r, part, n < MAX ? 3 : 2, 0);
 }
 

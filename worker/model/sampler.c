@@ -147,25 +147,26 @@ static void solve_step(struct run *r, const struct sampler_plan *p, const struct
     run_pop(r);
 }
 
-/* While planning, all steps of a kind cost the same: the second one is only counted. */
+/* While planning, all steps of a kind cost the same: the second one is only counted; where weights are brought up, the third:
+ * the first finds other weights there than those behind it. */
 struct cost {
-    double flops, bytes, traffic;
+    double flops, bytes, traffic, brought;
     int64_t n_ops;
-    bool known;
+    int n_seen;
 };
 
 static struct cost cost_since(const struct run *r, const struct cost *before)
 {
     return (struct cost){r->flops - before->flops, r->bytes - before->bytes, r->traffic - before->traffic,
-                         r->n_ops - before->n_ops, true};
+                         r->brought - before->brought, r->n_ops - before->n_ops, before->n_seen + 1};
 }
 
 static void plan_step(struct run *r, const struct sampler_plan *p, const struct sampler_denoiser *d, int step,
                       struct tensor latents, struct cost known[3])
 {
     struct cost *c = &known[sampler_is_cached(step) ? 2 : sampler_is_late(step)];
-    if (!c->known) {
-        const struct cost before = {r->flops, r->bytes, r->traffic, r->n_ops, true};
+    if (c->n_seen == 0 || (c->n_seen == 1 && c->brought > 0)) {
+        const struct cost before = {r->flops, r->bytes, r->traffic, r->brought, r->n_ops, c->n_seen};
         solve_step(r, p, d, step, latents);
         *c = cost_since(r, &before);
         return;
@@ -173,6 +174,7 @@ static void plan_step(struct run *r, const struct sampler_plan *p, const struct 
     r->flops += c->flops;
     r->bytes += c->bytes;
     r->traffic += c->traffic;
+    r->brought += c->brought;
     r->n_ops += c->n_ops;
 }
 
