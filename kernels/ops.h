@@ -109,6 +109,10 @@ struct tensor op_upsample(struct run *r, struct tensor x, int ft, int fh, int fw
 struct tensor op_normalize(struct run *r, struct tensor x, float div, const float *mean, const float *std);
 /* u8 = trunc(255 clamp(x/2 + 0.5, 0, 1)). */
 struct tensor op_to_u8(struct run *r, struct tensor x);
+/* Frames for a video encoder: x f32 [n, H, W, 3] in [-1, 1] (RGB; H, W even) -> u8 [n, 3H/2, W], I420: H rows of Y, then U
+ * packed, then V packed, H/2 x W/2 each. BT.709, limited range, rounded once; chroma is the mean of its 2 x 2 pixels (sited in
+ * their centre). q = trunc(16384 clamp(x/2 + 0.5, 0, 1) + 0.5), NaN 0, and from there integers: yuv.h. */
+struct tensor op_to_yuv420(struct run *r, struct tensor x);
 /* f32 [H, W] (multiples of 8) -> [H/8, W/8]: mean of the pixels (8i+3, 8i+4) x (8j+3, 8j+4). */
 struct tensor op_mask_down(struct run *r, struct tensor mask);
 

@@ -121,6 +121,21 @@ struct tensor op_to_u8(struct run *r, struct tensor x)
     return y;
 }
 
+struct tensor op_to_yuv420(struct run *r, struct tensor x)
+{
+    op_begin(r, "op_to_yuv420");
+    if (!op_check_f32(r, "x", x) || !op_check_dims(r, "x", x, 4))
+        return TENSOR_NONE;
+    if (x.shape[3] != 3 || x.shape[1] % 2 || x.shape[2] % 2) {
+        op_refuse(r, "x", x, "frames of an even height and width and three channels are wanted");
+        return TENSOR_NONE;
+    }
+    struct tensor y = run_new(r, DTYPE_U8, 3, SHAPE(x.shape[0], x.shape[1] / 2 * 3, x.shape[2]));
+    op_count(r, 8.0 * (double)tensor_count(x), 2, x, y);
+    OP_CALL(r, to_yuv420, y, x);
+    return y;
+}
+
 struct tensor op_mask_down(struct run *r, struct tensor mask)
 {
     op_begin(r, "op_mask_down");

@@ -30,6 +30,7 @@
     X(upsample, struct tensor y, struct tensor x, int ft, int fh, int fw, bool first_once)                           \
     X(normalize, struct tensor y, struct tensor x, float div, const float *mean, const float *std)                   \
     X(to_u8, struct tensor y, struct tensor x)                                                                       \
+    X(to_yuv420, struct tensor y, struct tensor x)                                                                   \
     X(mask_down, struct tensor y, struct tensor mask)                                                                \
     X(act, struct tensor x, enum act act)                                                                            \
     X(act_mul, struct tensor a, struct tensor b, enum act act)                                                       \

@@ -229,10 +229,17 @@ static void on_warn(void *arg, const char *text)
     pipeline_warn(w->p, text);
 }
 
-static int on_frames(void *arg, const uint8_t *rgb, int64_t n, int width, int height)
+static int on_picture(void *arg, const uint8_t *rgb, int64_t n, int width, int height)
 {
     struct work *w = arg;
-    return pipeline_frames(w->p, rgb, n, width, height, &w->frames_err);
+    (void)n; /* 1 */
+    return pipeline_picture(w->p, rgb, width, height, &w->frames_err);
+}
+
+static int on_frames(void *arg, const uint8_t *yuv, int64_t n, int width, int height)
+{
+    struct work *w = arg;
+    return pipeline_frames(w->p, yuv, n, width, height, &w->frames_err);
 }
 
 static void note_result(struct work *w, const struct avatar_result *r)
@@ -256,6 +263,8 @@ static int run_work(struct work *w, struct err *err)
                                  .progress = on_progress,
                                  .warn = on_warn,
                                  .frames = on_frames,
+                                 .pictures = on_picture,
+                                 .n_pictures = 1,
                                  .group = gang_group(pipeline_gang(w->p))};
     struct avatar_result result;
     int rc = read_inputs(w, err);

@@ -156,8 +156,9 @@ void pipeline_video(struct pipeline *p, double fps, const struct sound *sound)
     p->sound = sound;
 }
 
-static int keep_first(struct pipeline *p, const uint8_t *rgb, int width, int height, struct err *err)
+int pipeline_picture(struct pipeline *p, const uint8_t *rgb, int width, int height, struct err *err)
 {
+    image_done(&p->first);
     p->first.pixels = mem_dup(rgb, (size_t)width * (size_t)height * 3);
     if (!p->first.pixels)
         return err_set(err, ERR_NOMEM, "no memory for the thumbnail");
@@ -166,10 +167,10 @@ static int keep_first(struct pipeline *p, const uint8_t *rgb, int width, int hei
     return 0;
 }
 
-static int open_video(struct pipeline *p, const uint8_t *rgb, int width, int height, struct err *err)
+static int open_video(struct pipeline *p, int width, int height, struct err *err)
 {
     struct mp4_options o = {.width = width, .height = height, .fps = p->fps, .crf = CRF};
-    int rc = keep_first(p, rgb, width, height, err);
+    int rc = p->first.pixels ? 0 : err_set(err, ERR_INTERNAL, "no picture came before the frames");
     if (rc == 0)
         rc = mp4_open(&p->mp4, p->video_part, &o, err);
     if (rc == 0 && p->sound)
@@ -177,13 +178,13 @@ static int open_video(struct pipeline *p, const uint8_t *rgb, int width, int hei
     return rc;
 }
 
-int pipeline_frames(struct pipeline *p, const uint8_t *rgb, int64_t n, int width, int height, struct err *err)
+int pipeline_frames(struct pipeline *p, const uint8_t *yuv, int64_t n, int width, int height, struct err *err)
 {
     int rc = cancelled(p, err);
     if (rc == 0 && !p->mp4)
-        rc = open_video(p, rgb, width, height, err);
+        rc = open_video(p, width, height, err);
     if (rc == 0)
-        rc = mp4_frames(p->mp4, rgb, n, err);
+        rc = mp4_frames(p->mp4, yuv, n, err);
     if (rc == 0)
         p->n_frames += n;
     CRASH_POINT(worker_frames);

@@ -56,9 +56,11 @@ int pipeline_image(struct pipeline *p, const char *field, struct image *ret, str
 int pipeline_sound(struct pipeline *p, const char *field, const struct audio_limit *limit, struct sound *ret,
                    struct err *err);
 
-/* The video: opened at the first frames, whose size it takes. sound is borrowed until the job's end. */
+/* The video: opened at the first frames (I420, see mp4.h), whose size it takes. sound is borrowed until the job's end. The
+ * picture is the first frame as RGB, for the thumbnail; given before it. */
 void pipeline_video(struct pipeline *p, double fps, const struct sound *sound);
-int pipeline_frames(struct pipeline *p, const uint8_t *rgb, int64_t n, int width, int height,
+int pipeline_picture(struct pipeline *p, const uint8_t *rgb, int width, int height, struct err *err);
+int pipeline_frames(struct pipeline *p, const uint8_t *yuv, int64_t n, int width, int height,
                     struct err *err);
 void pipeline_seed(struct pipeline *p, uint64_t seed);
 

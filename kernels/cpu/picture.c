@@ -1,5 +1,6 @@
 /* picture.c -- what pictures and latents need besides convolution. */
 #include "kernels/cpu/isa_rows.h"
+#include "kernels/yuv.h"
 
 int ISA_FN(max_pool)(struct run *r, struct tensor y, struct tensor x, int k, int stride, int pad)
 {
@@ -37,6 +38,42 @@ int ISA_FN(upsample)(struct run *r, struct tensor y, struct tensor x, int ft, in
             for (int k = 0; k < fw; k++, q += n)
                 memcpy(q, p, (size_t)n * sizeof *q);
         }
+    }
+    return 0;
+}
+
+/* Two rows of pixels, one of chroma. */
+static void yuv_rows(uint8_t *luma, uint8_t *u, uint8_t *v, const float *x, int64_t step, int64_t pitch, int64_t w)
+{
+#pragma omp simd
+    for (int64_t j = 0; j < w / 2; j++) {
+        int32_t sum[3] = {0, 0, 0};
+        for (int k = 0; k < 4; k++) {
+            const float *p = x + k / 2 * pitch + (2 * j + k % 2) * step;
+            int32_t q[3];
+            for (int c = 0; c < 3; c++) {
+                float f = p[c] * 0.5f + 0.5f;
+                f = f > 0 ? f : 0; /* NaN gives 0 */
+                q[c] = (int32_t)(YUV_ONE * (f < 1 ? f : 1) + 0.5f);
+                sum[c] += q[c];
+            }
+            luma[k / 2 * w + 2 * j + k % 2] = YUV_Y(q[0], q[1], q[2]);
+        }
+        u[j] = YUV_U(sum[0], sum[1], sum[2]);
+        v[j] = YUV_V(sum[0], sum[1], sum[2]);
+    }
+}
+
+int ISA_FN(to_yuv420)(struct run *r, struct tensor y, struct tensor x)
+{
+    cpu_begin(r);
+    int64_t h = x.shape[1] / 2, w = x.shape[2];
+#pragma omp parallel for schedule(static) if (tensor_count(x) >= ROWS_MANY)
+    for (int64_t i = 0; i < x.shape[0] * h; i++) {
+        int64_t t = i / h, row = i % h;
+        uint8_t *luma = (uint8_t *)y.data + t * y.stride[0], *u = luma + 2 * h * w, *v = u + h * (w / 2);
+        yuv_rows(luma + 2 * row * w, u + row * (w / 2), v + row * (w / 2), ref_at4(x, t, 2 * row, 0, 0), x.stride[2], x.stride[1],
+                 w);
     }
     return 0;
 }

@@ -5,6 +5,7 @@
 
 #include "common/mem.h"
 #include "kernels/cpu/ref.h"
+#include "kernels/yuv.h"
 
 /* [Co, Cg, kt, kh, kw] to [Co, kt, kh, kw, Cg]: a patch of the channels-last input then lies like a kernel.
  */
@@ -137,6 +138,37 @@ int cpu_ref_to_u8(struct run *r, struct tensor y, struct tensor x)
             q[k] = (uint8_t)(255.0f * (v < 1 ? v : 1));
         }
     }
+    return 0;
+}
+
+/* 2 x 2 pixels from row 2i, column 2j of frame t. */
+static void yuv_quad(struct tensor y, struct tensor x, int64_t t, int64_t i, int64_t j)
+{
+    int64_t h = x.shape[1], w = x.shape[2];
+    uint8_t *luma = (uint8_t *)y.data + t * y.stride[0], *u = luma + h * w, *v = u + h / 2 * (w / 2);
+    int32_t sum[3] = {0};
+    for (int k = 0; k < 4; k++) {
+        int64_t row = 2 * i + k / 2, column = 2 * j + k % 2;
+        const float *p = ref_at4(x, t, row, column, 0);
+        int32_t q[3];
+        for (int c = 0; c < 3; c++) {
+            float f = p[c] / 2 + 0.5f;
+            f = f > 0 ? f : 0; /* NaN gives 0 */
+            q[c] = (int32_t)(YUV_ONE * (f < 1 ? f : 1) + 0.5f);
+            sum[c] += q[c];
+        }
+        luma[row * w + column] = YUV_Y(q[0], q[1], q[2]);
+    }
+    u[i * (w / 2) + j] = YUV_U(sum[0], sum[1], sum[2]);
+    v[i * (w / 2) + j] = YUV_V(sum[0], sum[1], sum[2]);
+}
+
+int cpu_ref_to_yuv420(struct run *r, struct tensor y, struct tensor x)
+{
+    (void)r;
+    int64_t rows = x.shape[1] / 2, columns = x.shape[2] / 2;
+    for (int64_t i = 0; i < x.shape[0] * rows * columns; i++)
+        yuv_quad(y, x, i / (rows * columns), i / columns % rows, i % columns);
     return 0;
 }
 

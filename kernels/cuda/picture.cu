@@ -1,5 +1,6 @@
 /* picture.cu -- pooling, enlarging, pictures in and out. */
 #include "kernels/cuda/cuda.h"
+#include "kernels/yuv.h"
 
 /* A row is a pixel of y, a column a channel. */
 struct max_pool_each {
@@ -88,6 +89,38 @@ int cuda_to_u8(struct run *r, struct tensor y, struct tensor x)
 {
     struct to_u8_each f = {cuda_rows_of(y), cuda_rows_of(x)};
     return cuda_each(r, f, f.x.n_rows, f.x.n);
+}
+
+/* A row is a row of chroma, a column its sample: 2 x 2 pixels. */
+struct to_yuv420_each {
+    uint8_t *y;
+    struct cuda_view4 x;
+    int64_t h, w; /* of chroma */
+    __device__ void operator()(int64_t row, int64_t j) const
+    {
+        int64_t t = row / h, i = row % h;
+        uint8_t *luma = y + t * 6 * h * w, *u = luma + 4 * h * w, *v = u + h * w;
+        int32_t sum[3] = {0, 0, 0};
+        for (int k = 0; k < 4; k++) {
+            const float *p = cuda_at4(x, t, 2 * i + k / 2, 2 * j + k % 2, 0);
+            int32_t q[3];
+            for (int c = 0; c < 3; c++) {
+                float f = __fadd_rn(p[c] / 2, 0.5f);
+                f = f > 0 ? f : 0; /* NaN gives 0 */
+                q[c] = (int32_t)__fadd_rn(YUV_ONE * (f < 1 ? f : 1), 0.5f);
+                sum[c] += q[c];
+            }
+            luma[(2 * i + k / 2) * 2 * w + 2 * j + k % 2] = YUV_Y(q[0], q[1], q[2]);
+        }
+        u[i * w + j] = YUV_U(sum[0], sum[1], sum[2]);
+        v[i * w + j] = YUV_V(sum[0], sum[1], sum[2]);
+    }
+};
+
+int cuda_to_yuv420(struct run *r, struct tensor y, struct tensor x)
+{
+    struct to_yuv420_each f = {(uint8_t *)y.data, cuda_view4_of(x), x.shape[1] / 2, x.shape[2] / 2};
+    return cuda_each(r, f, x.shape[0] * f.h, f.w);
 }
 
 struct mask_down_each {

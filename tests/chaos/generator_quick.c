@@ -10,6 +10,7 @@
 #include "common/cost.h"
 #include "common/mem.h"
 #include "common/schema.h"
+#include "kernels/yuv.h"
 #include "worker/pipeline.h"
 
 enum { SIDE = 64, STEP_MS = 40, CHUNK = 3 };
@@ -68,6 +69,14 @@ static void draw(uint8_t *rgb, const struct image *picture, int64_t frame, uint6
     }
 }
 
+/* I420 of an RGB frame, in grey. */
+static void to_grey(uint8_t *yuv, const uint8_t *rgb)
+{
+    for (int i = 0; i < SIDE * SIDE; i++)
+        yuv[i] = YUV_Y(64 * rgb[3 * i], 64 * rgb[3 * i + 1], 64 * rgb[3 * i + 2]);
+    memset(yuv + SIDE * SIDE, 128, SIDE * SIDE / 2);
+}
+
 static int steps(struct pipeline *p, int64_t n, struct err *err)
 {
     int rc = 0;
@@ -81,17 +90,23 @@ static int steps(struct pipeline *p, int64_t n, struct err *err)
 
 static int frames(struct pipeline *p, const struct image *picture, int64_t n, uint64_t seed, struct err *err)
 {
-    enum { BYTES = SIDE * SIDE * 3 };
-    uint8_t *rgb = mem_alloc((size_t)CHUNK * BYTES);
-    int rc = rgb ? 0 : err_set(err, ERR_NOMEM, "no memory for frames");
+    enum { BYTES = SIDE * SIDE * 3 / 2 };
+    uint8_t rgb[2 * BYTES];
+    uint8_t *yuv = mem_alloc((size_t)CHUNK * BYTES);
+    int rc = yuv ? 0 : err_set(err, ERR_NOMEM, "no memory for frames");
     for (int64_t done = 0, k; rc == 0 && done < n; done += k) {
         k = n - done < CHUNK ? n - done : CHUNK;
-        for (int64_t i = 0; i < k; i++)
-            draw(rgb + i * BYTES, picture, done + i, seed);
-        rc = pipeline_frames(p, rgb, k, SIDE, SIDE, err);
+        for (int64_t i = 0; i < k && rc == 0; i++) {
+            draw(rgb, picture, done + i, seed);
+            to_grey(yuv + i * BYTES, rgb);
+            if (done + i == 0)
+                rc = pipeline_picture(p, rgb, SIDE, SIDE, err);
+        }
+        if (rc == 0)
+            rc = pipeline_frames(p, yuv, k, SIDE, SIDE, err);
         pipeline_progress(p, "decode", done + k, n, 0);
     }
-    mem_free(rgb);
+    mem_free(yuv);
     return rc;
 }
 

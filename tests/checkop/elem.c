@@ -140,6 +140,15 @@ static struct tensor to_u8(struct side *s, const int64_t *d)
     return op_to_u8(&s->run, input(s, d));
 }
 
+/* frames, height, width, padding of rows */
+static const int64_t yuv_cases[][CASE_NUMBERS] = {{1, 2, 2}, {2, 6, 10}, {0, 4, 4}, {3, 62, 34, 6}, {1, 96, 128, 2}, {16, 128, 128}};
+
+static struct tensor to_yuv420(struct side *s, const int64_t *d)
+{
+    struct tensor x = side_input(s, 0.7, 4, SHAPE(d[0], d[1], d[2] + d[3], 3));
+    return op_to_yuv420(&s->run, tensor_slice(x, 2, d[3], d[2]));
+}
+
 static struct tensor normalize(struct side *s, const int64_t *d)
 {
     static const float mean[3] = {0.48f, 0.46f, 0.41f}, std[3] = {0.27f, 0.26f, 0.28f};
@@ -218,6 +227,7 @@ const struct check check_elem[] = {
     {"gauss", gauss, CASES, .tol = 6, .magnitude = true},
     {"blend", blend, CASES, .tol = 2, .magnitude = true},
     {"to_u8", to_u8, CASES},
+    {"to_yuv420", to_yuv420, CHECK_CASES(yuv_cases), .n_bench = 1},
     {"normalize", normalize, CASES, .normal_only = true},
     {"log_mel", log_mel, CHECK_CASES(mel_cases), .n_bench = 1, .tol = 2, .peak = true, .normal_only = true},
     {0},

@@ -102,7 +102,7 @@ bool golden_pipeline_count(struct golden *g, struct golden_pipeline *p)
 
 /* ---- running ---- */
 
-static int golden_pipeline_frames(void *arg, const uint8_t *rgb, int64_t n, int width, int height)
+static int golden_pipeline_pictures(void *arg, const uint8_t *rgb, int64_t n, int width, int height)
 {
     struct golden_pipeline *p = arg;
     size_t size = (size_t)width * (size_t)height * 3;
@@ -193,7 +193,8 @@ bool golden_pipeline_run(struct golden *g, struct golden_pipeline *p)
                                  .cancel = &p->cancel,
                                  .group = g->run->group,
                                  .progress = golden_pipeline_progress,
-                                 .frames = golden_pipeline_frames};
+                                 .pictures = golden_pipeline_pictures,
+                                 .n_pictures = INT64_MAX};
     struct avatar_result result;
     struct avatar *a = NULL;
     struct err err = {0};

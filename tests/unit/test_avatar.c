@@ -93,6 +93,7 @@ struct heard {
     int n_warnings;
     uint8_t *rgb; /* owned */
     size_t bytes;
+    int64_t n_frames;
     int stages[AVATAR_STAGE_COUNT]; /* reports */
     atomic_int cancel;
     int cancel_at; /* step; -1: never */
@@ -116,7 +117,7 @@ static void hear_progress(void *arg, enum avatar_stage stage, int done, int tota
         atomic_store(&h->cancel, 1);
 }
 
-static int hear_frames(void *arg, const uint8_t *rgb, int64_t n, int width, int height)
+static int hear_pictures(void *arg, const uint8_t *rgb, int64_t n, int width, int height)
 {
     struct heard *h = arg;
     size_t bytes = (size_t)n * (size_t)width * (size_t)height * 3;
@@ -128,6 +129,19 @@ static int hear_frames(void *arg, const uint8_t *rgb, int64_t n, int width, int 
     return 0;
 }
 
+/* The same frames, half the bytes, a picture's before its frame. */
+static int hear_frames(void *arg, const uint8_t *yuv, int64_t n, int width, int height)
+{
+    struct heard *h = arg;
+    int64_t size = (int64_t)width * height;
+
+    h->n_frames += n;
+    assert_int_equal(h->bytes, h->n_frames * size * 3);
+    for (int64_t i = 0; i < n * size * 3 / 2; i++)
+        assert_true(yuv[i] >= 16 && yuv[i] <= 240);
+    return 0;
+}
+
 static int run_with(struct fixture *f, const struct avatar_request *q, struct heard *h,
                     struct avatar_result *ret, struct err *err)
 {
@@ -135,7 +149,9 @@ static int run_with(struct fixture *f, const struct avatar_request *q, struct he
                                  .cancel = &h->cancel,
                                  .progress = hear_progress,
                                  .warn = hear_warning,
-                                 .frames = hear_frames};
+                                 .frames = hear_frames,
+                                 .pictures = hear_pictures,
+                                 .n_pictures = INT64_MAX};
 
     err_clear(err);
     return avatar_run(f->avatar, q, &hooks, ret, err);

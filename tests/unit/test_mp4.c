@@ -45,6 +45,31 @@ static uint8_t *painted(int64_t n)
     return rgb;
 }
 
+/* I420 by the formula of BT.709, chroma of 2 x 2 averaged. Owned. */
+static uint8_t *yuv_of(const uint8_t *rgb, int64_t n, int width, int height)
+{
+    int64_t area = (int64_t)width * height;
+    uint8_t *yuv = mem_alloc((size_t)(n * area * 3 / 2));
+    assert_non_null(yuv);
+    for (int64_t i = 0; i < n * area / 4; i++) {
+        int64_t f = i / (area / 4), x = i % (width / 2) * 2, y = i % (area / 4) / (width / 2) * 2;
+        double sum[3] = {0}, luma = 0;
+        for (int k = 0; k < 4; k++) {
+            int64_t at = (y + k / 2) * width + x + k % 2;
+            const uint8_t *p = rgb + (f * area + at) * 3;
+            double l = (0.2126 * p[0] + 0.7152 * p[1] + 0.0722 * p[2]) / 255;
+            yuv[f * area * 3 / 2 + at] = (uint8_t)lround(16 + 219 * l);
+            luma += l / 4;
+            for (int c = 0; c < 3; c++)
+                sum[c] += p[c] / (4 * 255.0);
+        }
+        uint8_t *u = yuv + f * area * 3 / 2 + area + i % (area / 4);
+        u[0] = (uint8_t)lround(128 + 224 * (sum[2] - luma) / 1.8556);
+        u[area / 4] = (uint8_t)lround(128 + 224 * (sum[0] - luma) / 1.5748);
+    }
+    return yuv;
+}
+
 static struct sound tone(double seconds, int rate, int channels)
 {
     struct sound s = {.n = (int64_t)llround(seconds * rate), .channels = channels, .rate = rate};
@@ -59,16 +84,16 @@ static int write_mp4(const char *path, double fps, int64_t n, const struct sound
 {
     const struct mp4_options o = {WIDTH, HEIGHT, fps, 17, "veryfast"};
     struct mp4 *m = NULL;
-    uint8_t *rgb = painted(n);
+    uint8_t *rgb = painted(n), *yuv = yuv_of(rgb, n, WIDTH, HEIGHT);
     int rc = mp4_open(&m, path, &o, err);
     if (rc == 0) {
         if (s)
             rc = mp4_sound(m, s, err);
         int64_t half = n / 2;
         if (rc == 0)
-            rc = mp4_frames(m, rgb, half, err);
+            rc = mp4_frames(m, yuv, half, err);
         if (rc == 0)
-            rc = mp4_frames(m, rgb + half * WIDTH * HEIGHT * 3, n - half, err);
+            rc = mp4_frames(m, yuv + half * WIDTH * HEIGHT * 3 / 2, n - half, err);
         if (rc == 0) {
             assert_int_equal(mp4_count(m), n);
             rc = mp4_finish(m, err);
@@ -77,6 +102,7 @@ static int write_mp4(const char *path, double fps, int64_t n, const struct sound
         }
     }
     mem_free(rgb);
+    mem_free(yuv);
     return rc;
 }
 
@@ -87,7 +113,7 @@ struct seen {
     AVCodecParameters *video, *sound; /* of format */
     AVRational rate;
     AVFormatContext *format;
-    double first_rgb_error;
+    double first_error[3]; /* of the first frame: mean of Y, U, V */
 };
 
 static void decode_first(struct seen *s, const AVPacket *p)
@@ -99,14 +125,18 @@ static void decode_first(struct seen *s, const AVPacket *p)
     assert_int_equal(avcodec_send_packet(c, p), 0);
     assert_int_equal(avcodec_send_packet(c, NULL), 0);
     assert_int_equal(avcodec_receive_frame(c, f), 0);
-    uint8_t *rgb = painted(1);
-    for (int i = 0; i < WIDTH * HEIGHT; i++) { /* BT.709 luma, limited range */
-        const uint8_t *q = rgb + 3 * i;
-        double luma = 16 + (0.2126 * q[0] + 0.7152 * q[1] + 0.0722 * q[2]) * 219 / 255;
-        s->first_rgb_error +=
-            fabs(luma - f->data[0][i / WIDTH * f->linesize[0] + i % WIDTH]) / (WIDTH * HEIGHT);
+    assert_int_equal(f->chroma_location, AVCHROMA_LOC_CENTER);
+    uint8_t *rgb = painted(1), *yuv = yuv_of(rgb, 1, WIDTH, HEIGHT);
+    for (int k = 0; k < 3; k++) { /* what went in, plane by plane */
+        int width = k ? WIDTH / 2 : WIDTH, height = k ? HEIGHT / 2 : HEIGHT;
+        const uint8_t *want = yuv + (k > 0 ? WIDTH * HEIGHT : 0) + (k > 1 ? WIDTH * HEIGHT / 4 : 0);
+        for (int i = 0; i < width * height; i++) {
+            double d = fabs(f->data[k][i / width * f->linesize[k] + i % width] - (double)want[i]);
+            s->first_error[k] += d / (width * height);
+        }
     }
     mem_free(rgb);
+    mem_free(yuv);
     av_frame_free(&f);
     avcodec_free_context(&c);
 }
@@ -154,7 +184,8 @@ static void check_video(const struct seen *s, int64_t frames, AVRational rate)
     assert_int_equal(s->video->color_primaries, AVCOL_PRI_BT709);
     assert_int_equal(s->video->color_trc, AVCOL_TRC_BT709);
     assert_int_equal(s->video->color_range, AVCOL_RANGE_MPEG);
-    assert_true(s->first_rgb_error < 2); /* steps of luma: the right matrix and range */
+    for (int k = 0; k < 3; k++)
+        assert_true(s->first_error[k] < 1); /* the planes are where they belong */
 }
 
 static void test_with_sound(void **state)
@@ -258,11 +289,12 @@ static void test_same_bytes_in_used_memory(void **state)
         uint32_t at = (uint32_t)(i / 3 % SIDE + i / (SIDE * SIDE * 3) * 3 + i / (SIDE * 3) % SIDE * 977 + i % 3 * 31);
         rgb[i] = (uint8_t)(at * 2654435761u >> 26 << 1);
     }
+    uint8_t *yuv = yuv_of(rgb, FRAMES, SIDE, SIDE);
     for (int k = 0; k < 4; k++) {
         struct mp4 *m = NULL;
         mallopt(M_PERTURB, k * 85);
         assert_int_equal(mp4_open(&m, media_path(0, "x.mp4"), &o, &err), 0);
-        assert_int_equal(mp4_frames(m, rgb, FRAMES, &err), 0);
+        assert_int_equal(mp4_frames(m, yuv, FRAMES, &err), 0);
         assert_int_equal(mp4_finish(m, &err), 0);
         media_read(media_path(0, "x.mp4"), &b[k]);
     }
@@ -273,6 +305,7 @@ static void test_same_bytes_in_used_memory(void **state)
     }
     for (int k = 0; k < 4; k++)
         buf_done(&b[k]);
+    mem_free(yuv);
     mem_free(rgb);
 }
 
@@ -329,6 +362,10 @@ static void test_misuse(void **state)
     struct sound s = tone(0.1, 16000, 1), none = {.channels = 1, .rate = 16000};
     struct err err = {0};
     struct mp4 *m = NULL;
+    const struct mp4_options odd = {WIDTH - 1, HEIGHT, 25, 17, NULL};
+    assert_int_equal(mp4_open(&m, media_path(0, "x.mp4"), &odd, &err), ERR_INVALID);
+    assert_non_null(strstr(err.text, "even"));
+    err_clear(&err);
     assert_int_equal(mp4_open(&m, media_path(0, "x.mp4"), &o, &err), 0);
     assert_int_equal(mp4_sound(m, &none, &err), ERR_INTERNAL);
     err_clear(&err);

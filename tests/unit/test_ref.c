@@ -183,6 +183,64 @@ static void test_pictures(void **state)
     SAME(op_copy(&run, bytes, DTYPE_F32), 0, 0, 127, 254, 255, 255, 0, 1);
 }
 
+/* The colour bars of the standard, NaN, and a colour edge inside a 2 x 2: each chroma sample is the mean of its own four. */
+static void test_yuv(void **state)
+{
+    (void)state;
+    enum { BARS = 8, W = 2 * BARS };
+    static const float rgb[BARS][3] = {{1, 1, 1},   {1, 1, -1},  {-1, 1, 1},  {-1, 1, -1},
+                                       {1, -1, 1}, {1, -1, -1}, {-1, -1, 1}, {-1, NAN, -7}};
+    static const uint8_t want[3][BARS] = {{235, 219, 188, 173, 78, 63, 32, 16},
+                                          {128, 16, 154, 42, 214, 102, 240, 128},
+                                          {128, 138, 16, 26, 230, 240, 118, 128}};
+    float x[4][W][3];
+    uint8_t got[6][W];
+    for (int i = 0; i < 4 * W; i++)
+        memcpy(x[i / W][i % W], i / W < 2 ? rgb[i % W / 2] : rgb[i / W == 2 && i % W == 2 ? 5 : 7], sizeof x[0][0]);
+    struct tensor y = op_to_yuv420(&run, run_write(&run, x, DTYPE_F32, 4, SHAPE(1, 4, W, 3)));
+    assert_int_equal(run_read(&run, y, got), 0);
+    for (int i = 0; i < W; i++) {
+        assert_int_equal(got[0][i], want[0][i / 2]);
+        assert_int_equal(got[1][i], want[0][i / 2]);
+        assert_int_equal(got[2][i], i == 2 ? 63 : 16);
+        assert_int_equal(got[3][i], 16);
+    }
+    for (int i = 0; i < BARS; i++) { /* U: rows 4 (two rows of 8), V: 5 */
+        assert_int_equal(got[4][i], want[1][i]);
+        assert_int_equal(got[5][i], want[2][i]);
+        assert_int_equal(got[4][BARS + i], i == 1 ? 128 - 26 / 4 : 128); /* a quarter of red */
+        assert_int_equal(got[5][BARS + i], i == 1 ? 128 + 112 / 4 : 128);
+    }
+}
+
+/* Rounded once: never further than half a step, and a hundredth for the coefficients, from the formula in double. */
+static void test_yuv_formula(void **state)
+{
+    (void)state;
+    enum { N = 64 };
+    struct tensor x = op_randn(&run, 5, 0, 4, SHAPE(1, N, N, 3));
+    uint8_t y[N * N * 3 / 2];
+    op_scale(&run, x, 0.6f, 0);
+    assert_int_equal(run_read(&run, op_to_yuv420(&run, x), y), 0);
+    for (int i = 0; i < N * N / 4; i++) {
+        double sum[3] = {0};
+        for (int k = 0; k < 4; k++) {
+            int at = (i / (N / 2) * 2 + k / 2) * N + i % (N / 2) * 2 + k % 2;
+            const float *p = (const float *)x.data + 3 * at;
+            double c[3];
+            for (int e = 0; e < 3; e++)
+                sum[e] += (c[e] = fmin(fmax((double)p[e] / 2 + 0.5, 0), 1)) / 4;
+            assert_true(fabs(16 + 219 * (0.2126 * c[0] + 0.7152 * c[1] + 0.0722 * c[2]) - y[at]) < 0.51);
+        }
+        double luma = 0.2126 * sum[0] + 0.7152 * sum[1] + 0.0722 * sum[2];
+        assert_true(fabs(128 + 224 * (sum[2] - luma) / 1.8556 - y[N * N + i]) < 0.51);
+        assert_true(fabs(128 + 224 * (sum[0] - luma) / 1.5748 - y[N * N * 5 / 4 + i]) < 0.51);
+    }
+    op_to_yuv420(&run, tensor_slice(x, 1, 0, 63));
+    assert_int_equal(run.err.code, ERR_SHAPE);
+    assert_non_null(strstr(run.err.text, "even"));
+}
+
 static void test_elements(void **state)
 {
     (void)state;
@@ -315,7 +373,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         T(test_linear), T(test_linear_fp8), T(test_norms),    T(test_attention), T(test_rope),
-        T(test_conv),   T(test_pictures),   T(test_elements), T(test_moving),    T(test_bad_index),
+        T(test_conv),   T(test_pictures),   T(test_yuv),    T(test_yuv_formula), T(test_elements), T(test_moving),    T(test_bad_index),
         T(test_philox), T(test_randn),      T(test_sound),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,7 +5,6 @@
 #include <libavcodec/avcodec.h>
 #include <libavformat/avformat.h>
 #include <libavutil/opt.h>
-#include <libswscale/swscale.h>
 #include <math.h>
 #include <string.h>
 #include <unistd.h>
@@ -28,7 +27,6 @@ struct mp4 {
     char path[1024];
     AVFormatContext *format;
     struct track video, sound;
-    struct SwsContext *scale;
     AVPacket *packet;
     int64_t n_frames;
     float *samples; /* owned: [channels][n_samples], until finish */
@@ -68,7 +66,6 @@ void mp4_abort(struct mp4 *m)
         return;
     track_done(&m->video);
     track_done(&m->sound);
-    sws_freeContext(m->scale);
     av_packet_free(&m->packet);
     if (m->format)
         avio_closep(&m->format->pb);
@@ -116,6 +113,8 @@ static void same_code_everywhere(AVCodecContext *c)
 
 static int open_video(struct mp4 *m, const struct mp4_options *o, struct err *err)
 {
+    if (o->width % 2 || o->height % 2)
+        return err_set(err, ERR_INVALID, "video: %d x %d: the width and height must be even", o->width, o->height);
     int rc = track_open(m, &m->video, "libx264", err);
     if (rc < 0)
         return rc;
@@ -131,6 +130,7 @@ static int open_video(struct mp4 *m, const struct mp4_options *o, struct err *er
     c->color_primaries = AVCOL_PRI_BT709;
     c->color_trc = AVCOL_TRC_BT709;
     c->color_range = AVCOL_RANGE_MPEG;
+    c->chroma_sample_location = AVCHROMA_LOC_CENTER; /* a player takes "left" where nothing is said */
     c->thread_count = X264_THREADS;
     av_opt_set(c->priv_data, "preset", o->preset ? o->preset : "medium", 0);
     av_opt_set(c->priv_data, "profile", "high", 0);
@@ -140,13 +140,6 @@ static int open_video(struct mp4 *m, const struct mp4_options *o, struct err *er
         return rc;
     if (av_frame_get_buffer(m->video.frame, 0) < 0)
         return err_set(err, ERR_NOMEM, "video: no memory for a frame");
-    m->scale =
-        sws_getContext(o->width, o->height, AV_PIX_FMT_RGB24, o->width, o->height, AV_PIX_FMT_YUV420P,
-                       SWS_BILINEAR | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INP | SWS_BITEXACT, NULL, NULL, NULL);
-    if (!m->scale)
-        return err_set(err, ERR_NOMEM, "video: no colour conversion for %dx%d", o->width, o->height);
-    const int *table = sws_getCoefficients(SWS_CS_ITU709);
-    sws_setColorspaceDetails(m->scale, table, 1, table, 0, 0, 1 << 16, 1 << 16);
     return 0;
 }
 
@@ -271,16 +264,24 @@ static int write_header(struct mp4 *m, struct err *err)
     return rc < 0 ? fail_write(err, m->path, rc) : 0;
 }
 
-int mp4_frames(struct mp4 *m, const uint8_t *rgb, int64_t n, struct err *err)
+/* A packed plane into the frame's, whose rows are further apart. */
+static const uint8_t *fill_plane(AVFrame *f, int plane, const uint8_t *from, int width, int height)
+{
+    for (int y = 0; y < height; y++, from += width)
+        memcpy(f->data[plane] + (ptrdiff_t)y * f->linesize[plane], from, (size_t)width);
+    return from;
+}
+
+int mp4_frames(struct mp4 *m, const uint8_t *yuv, int64_t n, struct err *err)
 {
     int rc = write_header(m, err);
     for (int64_t i = 0; i < n && rc == 0; i++) {
         AVFrame *f = m->video.frame;
-        const uint8_t *src[1] = {rgb + i * f->width * f->height * 3};
-        const int line[1] = {f->width * 3};
         if (av_frame_make_writable(f) < 0)
             return err_set(err, ERR_NOMEM, "video: no memory for a frame");
-        sws_scale(m->scale, src, line, 0, f->height, f->data, f->linesize);
+        yuv = fill_plane(f, 0, yuv, f->width, f->height);
+        yuv = fill_plane(f, 1, yuv, f->width / 2, f->height / 2);
+        yuv = fill_plane(f, 2, yuv, f->width / 2, f->height / 2);
         f->pts = m->n_frames++;
         rc = write_packets(m, &m->video, f, err);
     }

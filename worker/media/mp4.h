@@ -3,7 +3,7 @@
  *     struct mp4 *m;
  *     if ((rc = mp4_open(&m, path, &options, &err)) < 0) ...
  *     rc = mp4_sound(m, &sound, &err);     once, before the first frame; left out for a mute video
- *     rc = mp4_frames(m, rgb, n, &err);    as they are decoded
+ *     rc = mp4_frames(m, yuv, n, &err);    as they are decoded
  *     rc = mp4_finish(m, &err);            flush, trailer, fsync; frees m
  *     mp4_abort(m);                        instead: frees, leaves the (useless) file to the caller
  *
@@ -27,9 +27,10 @@ struct mp4_options {
     const char *preset; /* of x264; NULL: "medium" */
 };
 
-/* ERR_IO, ERR_NOSPACE, ERR_NOMEM, ERR_UNSUPPORTED (no encoder in this libav). */
+/* ERR_INVALID (an odd size), ERR_IO, ERR_NOSPACE, ERR_NOMEM, ERR_UNSUPPORTED (no encoder in this libav). */
 int mp4_open(struct mp4 **ret, const char *path, const struct mp4_options *o, struct err *err);
-int mp4_frames(struct mp4 *m, const uint8_t *rgb, int64_t n, struct err *err);
+/* I420, BT.709, limited range, chroma sited in the centre (op_to_yuv420): [n][height * 3/2][width]. */
+int mp4_frames(struct mp4 *m, const uint8_t *yuv, int64_t n, struct err *err);
 int mp4_sound(struct mp4 *m, const struct sound *s, struct err *err);
 int64_t mp4_count(const struct mp4 *m); /* frames so far */
 int mp4_finish(struct mp4 *m, struct err *err);

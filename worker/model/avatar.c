@@ -5,6 +5,7 @@
 #include "common/clock.h"
 #include "common/mem.h"
 #include "kernels/comm/comm.h"
+#include "kernels/ops.h"
 #include "worker/media/size.h"
 #include "worker/model/avatar_dump.h"
 #include "worker/model/avatar_face.h"
@@ -115,7 +116,7 @@ struct avatar_work {
     struct comm_group group; /* where there is one */
     bool has_run;
     struct avatar_result result;
-    uint8_t *rgb; /* owned: FRAMES_AT_ONCE frames */
+    uint8_t *pixels; /* owned: FRAMES_AT_ONCE frames, RGB or I420 */
     int64_t n_out;
     int64_t since; /* clock of the stage's start */
 };
@@ -147,7 +148,7 @@ static void avatar_work_done(struct avatar_work *w)
     avatar_input_done(&w->in);
     avatar_dump_done(&w->dump);
     ckpt_close(w->noise);
-    mem_free(w->rgb);
+    mem_free(w->pixels);
 }
 
 static int avatar_work_load(struct avatar_work *w, struct err *err)
@@ -271,17 +272,32 @@ static int avatar_work_denoise(struct avatar_work *w, struct err *err)
     return 0;
 }
 
-static int avatar_work_take(void *arg, struct run *r, struct tensor y)
+static int avatar_work_pictures(struct avatar_work *w, struct run *r, struct tensor frames)
+{
+    size_t mark = run_mark(r);
+    int64_t n = w->hooks->n_pictures - w->n_out;
+    int rc;
+
+    if (w->hooks->pictures == NULL || n <= 0)
+        return 0;
+    n = n < frames.shape[0] ? n : frames.shape[0];
+    rc = run_read(r, op_to_u8(r, tensor_slice(frames, 0, 0, n)), w->pixels);
+    run_rewind(r, mark);
+    return rc < 0 ? rc : w->hooks->pictures(w->hooks->arg, w->pixels, n, w->job.width, w->job.height);
+}
+
+static int avatar_work_take(void *arg, struct run *r, struct tensor frames, struct tensor yuv)
 {
     struct avatar_work *w = arg;
     int rc = 0;
 
-    for (int64_t at = 0; at < y.shape[0] && rc == 0; at += FRAMES_AT_ONCE) {
-        int64_t n = y.shape[0] - at < FRAMES_AT_ONCE ? y.shape[0] - at : FRAMES_AT_ONCE;
-        if ((rc = run_read(r, tensor_slice(y, 0, at, n), w->rgb)) < 0)
+    for (int64_t at = 0; at < yuv.shape[0] && rc == 0; at += FRAMES_AT_ONCE) {
+        int64_t n = yuv.shape[0] - at < FRAMES_AT_ONCE ? yuv.shape[0] - at : FRAMES_AT_ONCE;
+        if ((rc = avatar_work_pictures(w, r, tensor_slice(frames, 0, at, n))) < 0 ||
+            (rc = run_read(r, tensor_slice(yuv, 0, at, n), w->pixels)) < 0)
             return rc;
         if (w->hooks->frames != NULL)
-            rc = w->hooks->frames(w->hooks->arg, w->rgb, n, w->job.width, w->job.height);
+            rc = w->hooks->frames(w->hooks->arg, w->pixels, n, w->job.width, w->job.height);
         w->n_out += n;
         avatar_work_progress(w, AVATAR_DECODE, (int)w->n_out, (int)w->job.n_video);
     }
@@ -292,8 +308,8 @@ static int avatar_work_decode(struct avatar_work *w, struct err *err)
 {
     int rc;
 
-    w->rgb = mem_calloc((size_t)FRAMES_AT_ONCE * 3, (size_t)w->job.width * (size_t)w->job.height);
-    if (w->rgb == NULL)
+    w->pixels = mem_calloc((size_t)FRAMES_AT_ONCE * 3, (size_t)w->job.width * (size_t)w->job.height);
+    if (w->pixels == NULL)
         return err_set(err, ERR_NOMEM, "no memory for %d frames", FRAMES_AT_ONCE);
     avatar_work_progress(w, AVATAR_DECODE, 0, (int)w->job.n_video);
     rc = avatar_stage_decode(&w->a->parts, &w->run, &w->job, avatar_work_take, w);

@@ -63,9 +63,12 @@ struct avatar_hooks {
     const atomic_int *cancel; /* non-zero: stop within one step with ERR_CANCEL. May be NULL */
     void (*progress)(void *arg, enum avatar_stage stage, int done, int total);
     void (*warn)(void *arg, const char *text);
-    /* Frames in order, as they are decoded: rgb u8 [n][height][width][3]; only lent. Non-zero (an ERR_*)
-     * stops. */
-    int (*frames)(void *arg, const uint8_t *rgb, int64_t n, int width, int height);
+    /* Frames in order, as they are decoded: I420 u8 [n][height * 3/2][width] (op_to_yuv420); only lent. Non-zero (an
+     * ERR_*) stops. */
+    int (*frames)(void *arg, const uint8_t *yuv, int64_t n, int width, int height);
+    /* The first n_pictures of them, before that, as RGB u8 [n][height][width][3]. */
+    int (*pictures)(void *arg, const uint8_t *rgb, int64_t n, int width, int height);
+    int64_t n_pictures;
     /* The ranks that share the job (kernels/comm/comm.h); NULL: alone. All of them call with the same request; rank 0 alone is
      * given frames. One rank's cancel stops all, at the next step. */
     const struct comm_group *group;

@@ -6,13 +6,14 @@
 #include "worker/model/avatar_impl.h"
 #include "worker/model/avatar_input.h"
 
-static int avatar_plan_take(void *arg, struct run *r, struct tensor y)
+static int avatar_plan_take(void *arg, struct run *r, struct tensor frames, struct tensor yuv)
 {
     size_t *largest = arg;
 
     (void)r;
-    if (tensor_bytes(y) > *largest)
-        *largest = tensor_bytes(y);
+    (void)frames;
+    if (tensor_bytes(yuv) > *largest)
+        *largest = tensor_bytes(yuv);
     return 0;
 }
 

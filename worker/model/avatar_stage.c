@@ -255,7 +255,7 @@ int avatar_stage_denoise(struct avatar_parts *p, struct run *r, struct avatar_jo
 }
 
 struct avatar_stage_bytes {
-    vae_frames_fn *take;
+    avatar_stage_take_fn *take;
     void *arg;
     struct avatar_dump *dump;
     struct tensor all; /* out.frames in the dump, u8 [n, h, w, 3]; none until the first frames come */
@@ -263,30 +263,31 @@ struct avatar_stage_bytes {
 };
 
 /* The frames as they are before any video encoder, for whoever compares. */
-static void avatar_stage_frames(struct avatar_stage_bytes *b, struct run *r, struct tensor u8)
+static void avatar_stage_frames(struct avatar_stage_bytes *b, struct run *r, struct tensor y)
 {
-    size_t frame = tensor_bytes(u8) / (size_t)tensor_dim(u8, 0);
-    if (!avatar_dump_is_on(b->dump))
+    size_t mark = run_mark(r);
+    if (run_failed(r) || !y.data || !avatar_dump_is_on(b->dump)) /* planning has no data, and no dump */
         return;
+    struct tensor u8 = op_to_u8(r, y);
+    size_t frame = tensor_bytes(u8) / (size_t)tensor_dim(u8, 0);
     if (tensor_is_none(b->all))
         b->all = avatar_dump_room(b->dump, "out.frames", DTYPE_U8, 4,
                                   SHAPE(b->n_all, tensor_dim(u8, 1), tensor_dim(u8, 2), tensor_dim(u8, 3)));
     if (b->all.data && b->n + tensor_dim(u8, 0) <= b->n_all)
         run_read(r, u8, (char *)b->all.data + (size_t)b->n * frame);
     b->n += tensor_dim(u8, 0);
+    run_rewind(r, mark);
 }
 
-static int avatar_stage_to_u8(void *arg, struct run *r, struct tensor y)
+static int avatar_stage_take(void *arg, struct run *r, struct tensor y)
 {
     struct avatar_stage_bytes *b = arg;
-    struct tensor u8 = op_to_u8(r, y);
 
-    if (!run_failed(r) && u8.data)
-        avatar_stage_frames(b, r, u8);
-    return b->take(b->arg, r, u8);
+    avatar_stage_frames(b, r, y);
+    return b->take(b->arg, r, y, op_to_yuv420(r, y));
 }
 
-int avatar_stage_decode(struct avatar_parts *p, struct run *r, struct avatar_job *j, vae_frames_fn *take,
+int avatar_stage_decode(struct avatar_parts *p, struct run *r, struct avatar_job *j, avatar_stage_take_fn *take,
                         void *arg)
 {
     struct avatar_stage_bytes b = {.take = take, .arg = arg, .dump = j->dump, .n_all = j->n_video};
@@ -294,7 +295,7 @@ int avatar_stage_decode(struct avatar_parts *p, struct run *r, struct avatar_job
     int rc;
 
     run_push(r, "decode");
-    rc = vae_decode(r, p->vae, vae_unscale(r, p->vae, j->latents), true, j->n_video, avatar_stage_to_u8, &b);
+    rc = vae_decode(r, p->vae, vae_unscale(r, p->vae, j->latents), true, j->n_video, avatar_stage_take, &b);
     run_pop(r);
     run_rewind(r, mark);
     return rc;

@@ -54,8 +54,9 @@ struct avatar_job {
 int avatar_stage_condition(struct avatar_parts *p, struct run *r, struct avatar_job *j);
 int avatar_stage_denoise(struct avatar_parts *p, struct run *r, struct avatar_job *j,
                          const struct sampler_hooks *hooks);
-/* take gets u8 frames [n, height, width, 3]. */
-int avatar_stage_decode(struct avatar_parts *p, struct run *r, struct avatar_job *j, vae_frames_fn *take,
+/* Gets frames twice: as they were decoded, f32 [n, height, width, 3], and as I420 (op_to_yuv420). Non-zero stops. */
+typedef int avatar_stage_take_fn(void *arg, struct run *r, struct tensor frames, struct tensor yuv);
+int avatar_stage_decode(struct avatar_parts *p, struct run *r, struct avatar_job *j, avatar_stage_take_fn *take,
                         void *arg);
 void avatar_stage_done(struct avatar_job *j);
 
