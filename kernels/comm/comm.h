@@ -52,7 +52,8 @@ struct comm_carrier {
     const char *name;
     bool on_device; /* takes the device's memory; otherwise pieces are host memory */
     /* out[i] goes to, in[i] comes from rank s->rank[i]; s->me's own is copied already where on_device is false. Returns when
-     * all of both is done: buffers are free again, also after a failure. */
+     * all of both is done: buffers are free again, also after a failure. On a device it is in order with the ops instead, and
+     * what failed may be seen later: what is read from the device is a result if check says so afterwards (run_read asks). */
     int (*exchange)(struct comm *c, const struct comm_set *s, const struct comm_piece *out, const struct comm_piece *in,
                     struct err *err);
     /* The same for a few bytes of host memory, where exchange takes the device's; NULL: exchange does. */
@@ -88,6 +89,8 @@ void comm_abort(struct comm *c, int code, const char *why);
 void comm_close(struct comm *c); /* NULL is fine */
 /* A few bytes of host memory of rank root, at every rank; without a run. */
 int comm_share(struct comm *c, int root, void *data, size_t bytes, struct err *err);
+/* The same of every rank: all holds bytes a rank, in order, the own ones filled in. */
+int comm_tell(struct comm *c, void *all, size_t bytes, struct err *err);
 
 /* ---- the group ------------------------------------------------------------------------------------------------------ */
 

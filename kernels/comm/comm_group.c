@@ -60,6 +60,12 @@ void comm_close(struct comm *c)
         c->carrier->close(c);
 }
 
+static int say(struct comm *c, const struct comm_set *all, const struct comm_piece *out, const struct comm_piece *in,
+               struct err *err)
+{
+    return (c->carrier->agree ? c->carrier->agree : c->carrier->exchange)(c, all, out, in, err);
+}
+
 int comm_share(struct comm *c, int root, void *data, size_t bytes, struct err *err)
 {
     const struct comm_set all = every(0, 1, c->size, c->rank);
@@ -69,5 +75,18 @@ int comm_share(struct comm *c, int root, void *data, size_t bytes, struct err *e
             out[i] = (struct comm_piece){data, bytes};
     if (c->rank != root)
         in[root] = (struct comm_piece){data, bytes};
-    return (c->carrier->agree ? c->carrier->agree : c->carrier->exchange)(c, &all, out, in, err);
+    return say(c, &all, out, in, err);
+}
+
+int comm_tell(struct comm *c, void *all, size_t bytes, struct err *err)
+{
+    const struct comm_set set = every(0, 1, c->size, c->rank);
+    struct comm_piece out[COMM_MAX] = {{NULL, 0}}, in[COMM_MAX] = {{NULL, 0}};
+    for (int i = 0; i < c->size; i++) {
+        if (i == c->rank)
+            continue;
+        out[i] = (struct comm_piece){(char *)all + (size_t)c->rank * bytes, bytes};
+        in[i] = (struct comm_piece){(char *)all + (size_t)i * bytes, bytes};
+    }
+    return say(c, &set, out, in, err);
 }
