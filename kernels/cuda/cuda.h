@@ -39,9 +39,9 @@ extern "C" {
 #include "kernels/table.h"
 
 /* One buffer for operands in another precision, partial sums and the libraries' own needs, for the length of one op. An op
- * whose operands do not fit works through its rows in pieces. At least CUDA_WORK_BYTES, a fortieth of the memory of larger
- * cards (work_bytes: 2 GiB of 80, which is what attention's four bf16 copies of 72,000 tokens of 3,072 channels take).
- * 64 MiB are twice what cuBLASLt asks for on sm_90 (32 MiB, 4 MiB elsewhere); 128 MiB hold 21,800 rows of 6,144 bytes
+ * whose operands do not fit works through its rows in pieces. At least CUDA_WORK_BYTES; a fortieth of the memory of larger
+ * cards, or of a memory_limit (work_bytes: 2 GiB of 80, which is what attention's four bf16 copies of 72,000 tokens of 3,072
+ * channels take). 64 MiB are twice what cuBLASLt asks for on sm_90 (32 MiB, 4 MiB elsewhere); 128 MiB hold 21,800 rows of 6,144 bytes
  * (3,072 channels of bf16), enough rows to fill any GPU. */
 #define CUDA_WORK_LIBRARY ((size_t)64 << 20)
 #define CUDA_WORK_BYTES ((size_t)192 << 20)
@@ -52,9 +52,16 @@ extern "C" {
 #define CUDA_STAGE_LARGE ((size_t)16 << 20)
 #define CUDA_STAGE_N_LARGE 2
 
+#define CUDA_MARKS 64 /* events of a queue that take turns */
+
 struct cuda_slot {
     char *pinned;
     cudaEvent_t event; /* recorded after the copy that used pinned last */
+};
+
+struct cuda_marks {
+    cudaEvent_t events[CUDA_MARKS];
+    uint64_t n; /* marks so far: the last ticket */
 };
 
 struct cuda_impl {
@@ -71,8 +78,12 @@ struct cuda_impl {
     void (*dnn_close)(void *handle);
     struct cuda_slot small[CUDA_STAGE_N_SMALL], large[CUDA_STAGE_N_LARGE];
     int next_small, next_large;
-    struct cuda_weight *weights; /* uploaded ones; weights.cu */
+    struct cuda_weight *weights; /* uploaded ones */
     size_t n_weights, max_weights, weight_bytes;
+    struct cuda_marks marks[2];  /* of each enum device_queue */
+    size_t memory_limit;         /* of the process on this device; 0: none */
+    size_t driver_bytes;         /* of that what the driver and the libraries take, as far as it is known */
+    struct nvml *nvml;           /* nvml.h; NULL: none */
 };
 
 static inline struct cuda_impl *cuda_of(const struct run *r)

@@ -11,11 +11,18 @@
 extern "C" {
 #include "common/mem.h"
 #include "common/str.h"
+#include "kernels/cuda/nvml.h"
 }
 
-/* Left to the driver, to cuBLASLt's and cuDNN's own small allocations and to other processes, when the caller leaves the
- * arena's size to us. */
-#define KEPT_FREE ((size_t)512 << 20)
+/* What this process has of the device without having asked for it. The driver's context, where NVML does not say; and what
+ * comes later: code of kernels at their first use, cuBLASLt's, cuDNN's and NCCL's own allocations. Estimates. */
+#define CONTEXT ((size_t)512 << 20)
+#define LIBRARIES ((size_t)256 << 20)
+
+/* The driver gives whole pages to large allocations; small ones share pages. */
+#define PAGE ((size_t)2 << 20)
+#define SMALL ((size_t)1 << 20)
+#define SMALL_ALIGN ((size_t)512)
 
 struct cuda_weight {
     const char *host;
@@ -90,6 +97,70 @@ void *cuda_work(struct run *r, size_t from, size_t bytes)
     return NULL;
 }
 
+/* ---- what is taken ---- */
+
+static size_t counted(size_t bytes)
+{
+    size_t unit = bytes > SMALL ? PAGE : SMALL_ALIGN;
+    return (bytes + unit - 1) / unit * unit;
+}
+
+/* Of the memory_limit. */
+static size_t left(const struct device *d)
+{
+    size_t limit = impl(d)->memory_limit, taken = impl(d)->driver_bytes + d->taken_bytes;
+    return limit == 0 ? SIZE_MAX : limit > taken ? limit - taken : 0;
+}
+
+/* All device memory of this module comes from here and goes there. */
+static cudaError_t take(struct device *d, char **ret, size_t bytes)
+{
+    cudaError_t e = counted(bytes) <= left(d) ? cudaMalloc(ret, bytes) : cudaErrorMemoryAllocation;
+    if (e != cudaSuccess) {
+        cudaGetLastError(); /* no memory does not stick */
+        return e;
+    }
+    d->taken_bytes += counted(bytes);
+    d->peak_bytes = d->taken_bytes > d->peak_bytes ? d->taken_bytes : d->peak_bytes;
+    return cudaSuccess;
+}
+
+static void give(struct device *d, void *p, size_t bytes)
+{
+    if (!p)
+        return;
+    cudaFree(p); /* waits for the ops that use it */
+    d->taken_bytes -= counted(bytes);
+}
+
+static size_t free_bytes(const struct device *d)
+{
+    size_t n = 0, all = 0, limit = left(d) / PAGE * PAGE;
+    cuda_here(impl(d));
+    if (cudaMemGetInfo(&n, &all) != cudaSuccess)
+        return 0;
+    return n < limit ? n : limit;
+}
+
+static size_t used_bytes(const struct device *d, bool *by_nvml)
+{
+    size_t least = d->taken_bytes + (impl(d)->nvml ? 0 : impl(d)->driver_bytes), n = nvml_used(impl(d)->nvml, by_nvml);
+    return *by_nvml || n > least ? n : least;
+}
+
+/* "1.2 GiB that are free": what something does not fit. */
+static const char *room_text(const struct device *d, char *dst, size_t size)
+{
+    char room[32], limit[32];
+    str_bytes(room, sizeof room, free_bytes(d));
+    if (impl(d)->memory_limit)
+        str_format(dst, size, "%s that are left of the %s that --max-memory-mib allows", room,
+                   str_bytes(limit, sizeof limit, impl(d)->memory_limit));
+    else
+        str_format(dst, size, "%s that are free", room);
+    return dst;
+}
+
 /* ---- for life ---- */
 
 static cudaError_t slots_new(struct cuda_slot *slots, int n, size_t bytes)
@@ -115,14 +186,27 @@ static void slots_free(struct cuda_slot *slots, int n)
         cudaFreeHost(slots[0].pinned);
 }
 
-int memory_open(struct device *d, struct err *err)
+static void count_driver(struct device *d, size_t memory_limit)
+{
+    bool is_own;
+    size_t context = nvml_used(impl(d)->nvml, &is_own);
+    impl(d)->driver_bytes = (is_own ? context : CONTEXT) + LIBRARIES;
+    impl(d)->memory_limit = memory_limit;
+}
+
+int memory_open(struct device *d, size_t memory_limit, struct err *err)
 {
     struct cuda_impl *c = impl(d);
-    size_t share = d->memory_bytes / 40 / 256 * 256;
+    size_t of = memory_limit && memory_limit < d->memory_bytes ? memory_limit : d->memory_bytes, share = of / 40 / 256 * 256;
+    char want[32], have[128];
+    count_driver(d, memory_limit);
     c->work_bytes = share > CUDA_WORK_BYTES ? share : CUDA_WORK_BYTES;
-    int rc = cuda_err(err, cudaMalloc(&c->work, c->work_bytes), "the work buffer");
-    if (rc == 0)
-        rc = cuda_err(err, slots_new(c->small, CUDA_STAGE_N_SMALL, CUDA_STAGE_SMALL), "pinned memory");
+    cudaError_t e = take(d, &c->work, c->work_bytes);
+    if (e != cudaSuccess)
+        return err_set(err, code_of(e), "device cuda: the work buffer of %s does not fit the %s: %s",
+                       str_bytes(want, sizeof want, c->work_bytes), room_text(d, have, sizeof have), cudaGetErrorString(e));
+    d->fixed_bytes = d->taken_bytes + c->driver_bytes;
+    int rc = cuda_err(err, slots_new(c->small, CUDA_STAGE_N_SMALL, CUDA_STAGE_SMALL), "pinned memory");
     if (rc == 0)
         rc = cuda_err(err, slots_new(c->large, CUDA_STAGE_N_LARGE, CUDA_STAGE_LARGE), "pinned memory");
     return rc;
@@ -132,36 +216,24 @@ void memory_close(struct device *d)
 {
     struct cuda_impl *c = impl(d);
     for (size_t i = 0; i < c->n_weights; i++)
-        cudaFree(c->weights[i].device);
+        give(d, c->weights[i].device, c->weights[i].bytes);
     mem_free(c->weights);
     slots_free(c->small, CUDA_STAGE_N_SMALL);
     slots_free(c->large, CUDA_STAGE_N_LARGE);
-    if (c->work)
-        cudaFree(c->work);
-}
-
-static size_t free_bytes(const struct device *d)
-{
-    size_t n = 0, all = 0;
-    cuda_here(impl(d));
-    return cudaMemGetInfo(&n, &all) == cudaSuccess ? n : 0;
+    give(d, c->work, c->work_bytes);
 }
 
 /* ---- the arena ---- */
 
+/* Where the size is left to us a quarter stays free, for weights and other processes. */
 static int arena_new(struct device *d, size_t *bytes, void **ret, struct err *err)
 {
-    size_t room = free_bytes(d), kept = room / 4 > KEPT_FREE ? room / 4 : KEPT_FREE, n = *bytes;
-    if (n == 0)
-        n = room > kept ? (room - kept) / 256 * 256 : 0;
-    void *p = NULL;
-    cudaError_t e = n ? cudaMalloc(&p, n) : cudaErrorMemoryAllocation;
-    if (e != cudaSuccess) {
-        char want[32], have[32];
-        cudaGetLastError();
-        return err_set(err, code_of(e), "device cuda: an arena of %s does not fit the %s that are free: %s",
-                       str_bytes(want, sizeof want, n), str_bytes(have, sizeof have, room), cudaGetErrorString(e));
-    }
+    size_t room = free_bytes(d), n = *bytes ? *bytes : (room - room / 4) / PAGE * PAGE;
+    char *p = NULL, want[32], have[128];
+    cudaError_t e = n ? take(d, &p, n) : cudaErrorMemoryAllocation;
+    if (e != cudaSuccess)
+        return err_set(err, code_of(e), "device cuda: %s in one piece do not fit the %s: %s", str_bytes(want, sizeof want, n),
+                       room_text(d, have, sizeof have), cudaGetErrorString(e));
     *bytes = n;
     *ret = p;
     return 0;
@@ -169,10 +241,9 @@ static int arena_new(struct device *d, size_t *bytes, void **ret, struct err *er
 
 static void arena_free(struct device *d, void *arena, size_t bytes)
 {
-    (void)bytes;
     cuda_here(impl(d));
     cudaStreamSynchronize(impl(d)->compute);
-    cudaFree(arena);
+    give(d, arena, bytes);
 }
 
 /* ---- up and down ---- */
@@ -185,9 +256,7 @@ static cudaError_t slot_take(struct cuda_slot *slots, int n, int *next, struct c
     return cudaEventSynchronize((*ret)->event);
 }
 
-/* host -> dst on stream s, through pinned memory: the caller's memory is free again on return. */
-static cudaError_t send(struct cuda_impl *c, cudaStream_t s, char *dst, const char *host, size_t bytes,
-                        struct cuda_slot **ret)
+cudaError_t memory_send(struct cuda_impl *c, cudaStream_t s, char *dst, const char *host, size_t bytes, struct cuda_slot **last)
 {
     cudaError_t e = cudaSuccess;
     bool is_small = bytes <= CUDA_STAGE_SMALL;
@@ -202,7 +271,7 @@ static cudaError_t send(struct cuda_impl *c, cudaStream_t s, char *dst, const ch
         e = cudaMemcpyAsync(dst, slot->pinned, n, cudaMemcpyHostToDevice, s);
         if (e == cudaSuccess)
             e = cudaEventRecord(slot->event, s);
-        *ret = slot;
+        *last = slot;
         host += n;
         dst += n;
         bytes -= n;
@@ -215,7 +284,7 @@ static int write_bytes(struct device *d, void *dst, const void *host, size_t byt
     struct cuda_slot *last = NULL;
     cudaError_t e = cuda_here(impl(d));
     if (e == cudaSuccess)
-        e = send(impl(d), impl(d)->compute, (char *)dst, (const char *)host, bytes, &last);
+        e = memory_send(impl(d), impl(d)->compute, (char *)dst, (const char *)host, bytes, &last);
     return e == cudaSuccess ? 0 : code_of(e);
 }
 
@@ -291,22 +360,22 @@ static int weight_room(struct cuda_impl *c, struct err *err)
     return 0;
 }
 
-static int weight_send(struct cuda_impl *c, struct cuda_weight *w, struct err *err)
+static int weight_send(struct device *d, struct cuda_weight *w, struct err *err)
 {
+    struct cuda_impl *c = impl(d);
     struct cuda_slot *last = NULL;
-    cudaError_t e = cudaMalloc(&w->device, w->bytes);
+    cudaError_t e = take(d, &w->device, w->bytes);
     if (e != cudaSuccess) {
-        char want[32], have[32];
-        cudaGetLastError();
-        return err_set(err, code_of(e), "device cuda: no room for a weight of %s beside %s of others: %s",
-                       str_bytes(want, sizeof want, w->bytes), str_bytes(have, sizeof have, c->weight_bytes),
-                       cudaGetErrorString(e));
+        char want[32], others[32], have[128];
+        return err_set(err, code_of(e), "device cuda: no room for a weight of %s beside %s of others in the %s: %s",
+                       str_bytes(want, sizeof want, w->bytes), str_bytes(others, sizeof others, c->weight_bytes),
+                       room_text(d, have, sizeof have), cudaGetErrorString(e));
     }
-    e = send(c, c->copy, w->device, w->host, w->bytes, &last);
+    e = memory_send(c, c->copy, w->device, w->host, w->bytes, &last);
     if (e == cudaSuccess)
         e = cudaStreamWaitEvent(c->compute, last->event, 0); /* ops from here on see it */
     if (e != cudaSuccess)
-        cudaFree(w->device);
+        give(d, w->device, w->bytes);
     return cuda_err(err, e, "copying a weight");
 }
 
@@ -327,7 +396,7 @@ static int upload(struct device *d, struct tensor host, struct tensor *ret, stru
         cuda_here(c);
         int rc = weight_room(c, err);
         if (rc == 0)
-            rc = weight_send(c, &w, err);
+            rc = weight_send(d, &w, err);
         if (rc < 0)
             return rc;
         memmove(c->weights + at + 1, c->weights + at, (c->n_weights - at) * sizeof *c->weights);
@@ -348,7 +417,7 @@ static void forget(struct device *d, const void *base, size_t bytes)
     for (size_t i = 0; i < c->n_weights; i++) {
         struct cuda_weight w = c->weights[i];
         if (w.host >= (const char *)base && (size_t)(w.host - (const char *)base) < bytes) {
-            cudaFree(w.device); /* waits for the ops that use it */
+            give(d, w.device, w.bytes);
             c->weight_bytes -= w.bytes;
         } else {
             c->weights[kept++] = w;
@@ -361,6 +430,7 @@ void memory_hooks(struct device_hooks *h)
 {
     h->forget = forget;
     h->free_bytes = free_bytes;
+    h->used_bytes = used_bytes;
     h->upload = upload;
     h->arena_new = arena_new;
     h->arena_free = arena_free;

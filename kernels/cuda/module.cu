@@ -8,17 +8,21 @@
 extern "C" {
 #include "common/mem.h"
 #include "common/str.h"
+#include "kernels/cuda/nvml.h"
 }
+#include "kernels/cuda/comm_nccl.h"
 #include "kernels/cuda/memory.h"
+#include "kernels/cuda/queues.h"
 #include "kernels/cuda/table.h"
 
 extern "C" __attribute__((visibility("default"))) device_module_fn troupe_cuda_open;
 
 #define SM_LEAST 80 /* Ampere: bf16 in the tensor cores */
+#define SM_FP8 89   /* Ada: e4m3 in the tensor cores */
 #define PROBE 4711
 
-/* What the runtime says about GPU `index`. */
-static int find_gpu(int index, struct cudaDeviceProp *ret, struct err *err)
+/* What the runtime says about GPU `index`; whether it is fit for what is wanted. */
+static int find_gpu(int index, enum device_precision precision, struct cudaDeviceProp *ret, struct err *err)
 {
     int n = 0, driver = 0;
     if (cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0)
@@ -32,11 +36,16 @@ static int find_gpu(int index, struct cudaDeviceProp *ret, struct err *err)
     e = cudaGetDeviceProperties(ret, index);
     if (e != cudaSuccess)
         return cuda_err(err, e, "device properties");
-    if (10 * ret->major + ret->minor < SM_LEAST)
+    int sm = 10 * ret->major + ret->minor;
+    if (sm < SM_LEAST)
         return err_set(err, ERR_UNSUPPORTED,
                        "device cuda:%d (%s) is of compute capability %d.%d: 8.0 or more is needed (Ampere and later): "
                        "use --device cpu",
                        index, ret->name, ret->major, ret->minor);
+    if (precision == DEVICE_FP8 && sm < SM_FP8)
+        return err_set(err, ERR_UNSUPPORTED,
+                       "device cuda:%d (%s): precision fp8 needs compute capability 8.9 or later: this is %d.%d: use bf16", index,
+                       ret->name, ret->major, ret->minor);
     return 0;
 }
 
@@ -71,21 +80,26 @@ static void close_gpu(struct device *d)
     cuda_here(c);
     if (c->compute)
         cudaStreamSynchronize(c->compute);
+    if (c->copy)
+        cudaStreamSynchronize(c->copy);
     if (c->dnn && c->dnn_close)
         c->dnn_close(c->dnn);
     if (c->blas && c->blas_close)
         c->blas_close(c->blas);
     memory_close(d);
+    queues_close(d);
     if (c->copy)
         cudaStreamDestroy(c->copy);
     if (c->compute)
         cudaStreamDestroy(c->compute);
+    nvml_close(c->nvml);
     mem_free(c);
     d->impl = NULL;
 }
 
-static int open_gpu(struct device *d, struct cuda_impl *c, const struct cudaDeviceProp *gpu, struct err *err)
+static int open_gpu(struct device *d, struct cuda_impl *c, const struct cudaDeviceProp *gpu, size_t memory_limit, struct err *err)
 {
+    c->nvml = nvml_open(gpu->pciDomainID, gpu->pciBusID, gpu->pciDeviceID); /* before there is a context */
     c->sm = 10 * gpu->major + gpu->minor;
     c->n_sm = gpu->multiProcessorCount;
     c->shared_max = gpu->sharedMemPerBlockOptin;
@@ -96,7 +110,9 @@ static int open_gpu(struct device *d, struct cuda_impl *c, const struct cudaDevi
         e = cudaStreamCreateWithFlags(&c->copy, cudaStreamNonBlocking);
     if (e != cudaSuccess)
         return cuda_err(err, e, "streams");
-    int rc = memory_open(d, err);
+    int rc = queues_open(d, err);
+    if (rc == 0)
+        rc = memory_open(d, memory_limit, err);
     return rc < 0 ? rc : probe_gpu(d, c, err);
 }
 
@@ -104,7 +120,7 @@ int troupe_cuda_open(struct device *d, const struct device_options *o, struct er
 {
     static struct device_hooks hooks;
     struct cudaDeviceProp gpu;
-    int rc = find_gpu(o->index, &gpu, err);
+    int rc = find_gpu(o->index, o->precision, &gpu, err);
     if (rc < 0)
         return rc;
     struct cuda_impl *c = (struct cuda_impl *)mem_zalloc(sizeof *c);
@@ -114,14 +130,18 @@ int troupe_cuda_open(struct device *d, const struct device_options *o, struct er
     d->impl = c;
     str_copy(d->name, sizeof d->name, gpu.name);
     d->memory_bytes = gpu.totalGlobalMem;
-    rc = open_gpu(d, c, &gpu, err);
+    rc = open_gpu(d, c, &gpu, o->memory_limit, err);
     if (rc < 0) {
         close_gpu(d);
         cudaGetLastError(); /* the next one to open starts clean */
         return rc;
     }
     memory_hooks(&hooks);
+    queues_hooks(&hooks);
     hooks.close = close_gpu;
+#ifdef TROUPE_NCCL
+    hooks.comm = comm_nccl_open;
+#endif
     d->table = table_get();
     d->hooks = &hooks;
     d->n_threads = 1;

@@ -60,7 +60,7 @@ DOORS = {  # start of a system include: where it may stand (regular expressions)
     "utf8proc": r"worker/model/.*tok.*",
     "curl": r"dispatcher/(webhook_guard\.c|webhook_send\.[ch]|curl_loop\.[ch])|worker/fetch\.c|cli/.*",
     "openssl": r"common/(redis_tls|sha256)\.c",
-    "dlfcn": r"kernels/device\.c",
+    "dlfcn": r"kernels/device\.c|kernels/cuda/nvml\.c",
 }
 
 

@@ -1,6 +1,6 @@
 /* cuda_runtime.h -- the CUDA names that kernels/cuda uses, for a plain C++17 compiler: kernels run on the CPU.
  *
- * An emulation of arithmetic and indexing, not of a GPU: no timing, no memory model, calls are finished when they return.
+ * An emulation of arithmetic, indexing and the order of streams, not of a GPU: no timing, no memory model.
  * README.md beside this folder says what is found and what is not. Written from the CUDA C++ Programming Guide (13.0).
  *
  * The threads of a block are fibers of one OS thread, the blocks of a grid follow each other; both in an order that
@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <math.h>
 
 #define __global__
@@ -69,6 +70,11 @@ enum cudaError_t { /* CUDA's own numbers */
     cudaErrorLaunchOutOfResources = 701,
     cudaErrorLaunchFailure = 719,
     cudaErrorNotSupported = 801,
+    cudaErrorStreamCaptureUnsupported = 900,
+    cudaErrorStreamCaptureInvalidated = 901,
+    cudaErrorStreamCaptureIsolation = 905,
+    cudaErrorCapturedEvent = 907,
+    cudaErrorStreamCaptureWrongThread = 908,
     cudaErrorUnknown = 999
 };
 
@@ -87,12 +93,21 @@ enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97, cudaDevAttrM
 struct cudaDeviceProp {
     char name[256];
     size_t totalGlobalMem;
-    int major, minor, multiProcessorCount;
+    int major, minor, multiProcessorCount, pciDomainID, pciBusID, pciDeviceID;
     size_t sharedMemPerBlock, sharedMemPerBlockOptin;
 };
 
 typedef struct cudaemu_stream *cudaStream_t;
 typedef struct cudaemu_event *cudaEvent_t;
+typedef struct cudaemu_graph *cudaGraph_t;
+typedef struct cudaemu_graph_exec *cudaGraphExec_t;
+typedef struct cudaemu_graph_node *cudaGraphNode_t;
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal, cudaStreamCaptureModeRelaxed };
+enum cudaStreamCaptureStatus {
+    cudaStreamCaptureStatusNone,
+    cudaStreamCaptureStatusActive,
+    cudaStreamCaptureStatusInvalidated
+};
 #define cudaStreamNonBlocking 1u
 #define cudaEventDefault 0u
 #define cudaEventDisableTiming 2u
@@ -105,6 +120,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device);
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attr, int device);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaGetDevice(int *device);
+cudaError_t cudaDeviceGetPCIBusId(char *ret, int size, int device);
 cudaError_t cudaDeviceSynchronize(void);
 cudaError_t cudaGetLastError(void);
 cudaError_t cudaPeekAtLastError(void);
@@ -130,6 +146,20 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e);
 cudaError_t cudaEventQuery(cudaEvent_t e);
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to);
 
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *ret);
+cudaError_t cudaStreamIsCapturing(cudaStream_t s, cudaStreamCaptureStatus *ret);
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *n);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *ret, cudaGraph_t graph, unsigned long long flags = 0);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t s);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+
+/* fn with a copy of arg as work of s, for emulated libraries; 0 or a cudaError_t. */
+int cudaemu_enqueue(cudaStream_t s, void (*fn)(void *arg), const void *arg, size_t bytes);
+/* What s gets from here on waits, whatever the order, until another thread says release: once for each hold. */
+void cudaemu_hold(cudaStream_t s);
+void cudaemu_release(cudaStream_t s);
 cudaError_t cudaemu_malloc(void **p, size_t bytes);
 cudaError_t cudaemu_malloc_host(void **p, size_t bytes);
 cudaError_t cudaemu_shared_max(const void *kernel, int bytes);
@@ -146,8 +176,6 @@ extern dim3 cudaemu_block_dim, cudaemu_grid_dim;
 
 enum { CUDAEMU_SHUFFLE, CUDAEMU_BALLOT, CUDAEMU_MEET };
 
-void cudaemu_run(const char *types, const char *kernel, const void *function, dim3 grid, dim3 block, size_t smem,
-                 cudaStream_t stream, void (*call)(void *arg), void *arg);
 void *cudaemu_dynamic_shared(void);
 /* Returns how many threads brought a predicate. */
 int cudaemu_sync(int predicate, const char *file, int line);
@@ -175,13 +203,21 @@ template <typename K> static inline cudaError_t cudaFuncSetAttribute(K *kernel, 
     return cudaemu_shared_max((const void *)kernel, value);
 }
 
+struct cudaemu_launched {
+    const char *types, *name;
+    const void *function;
+    dim3 grid, block;
+    size_t smem;
+    std::function<void()> call;
+};
+void cudaemu_run(cudaStream_t s, struct cudaemu_launched l);
+
+/* Arguments are copied now, as a launch does. */
 template <typename... P, typename... A>
-static inline void cudaemu_launch(const char *name, dim3 grid, dim3 block, size_t smem, cudaStream_t stream,
-                                  void (*kernel)(P...), A... args)
+static inline void cudaemu_launch(const char *name, dim3 grid, dim3 block, size_t smem, cudaStream_t s, void (*kernel)(P...),
+                                  A... args)
 {
-    auto call = [&] { kernel(args...); };
-    cudaemu_run(__PRETTY_FUNCTION__, name, (const void *)kernel, grid, block, smem, stream,
-                [](void *c) { (*(decltype(call) *)c)(); }, &call);
+    cudaemu_run(s, {__PRETTY_FUNCTION__, name, (const void *)kernel, grid, block, smem, [=] { kernel(args...); }});
 }
 
 #define threadIdx (cudaemu_now->thread)
