@@ -11,6 +11,7 @@
 #include "worker/model/avatar_face.h"
 #include "worker/model/avatar_impl.h"
 #include "worker/model/avatar_input.h"
+#include "worker/model/dit.h"
 
 enum { FRAMES_AT_ONCE = 16 }; /* handed out; bounds the host copy */
 
@@ -45,15 +46,63 @@ void avatar_close(struct avatar *a)
 {
     if (a == NULL)
         return;
-    if (a->can_plan)
-        avatar_parts_done(&a->plan);
+    for (int i = 0; i <= AVATAR_STREAMED; i++) {
+        if (a->can_plan[i])
+            avatar_parts_done(&a->plan[i]);
+    }
     avatar_parts_done(&a->parts);
     mem_free(a);
 }
 
+void avatar_set_mode(struct avatar *a, const struct avatar_mode *mode)
+{
+    const struct avatar_mode *m = &a->parts.mode;
+
+    if (m->weights == mode->weights && m->pin == mode->pin) {
+        a->parts.mode.compact = mode->compact;
+        if (a->parts.dit != NULL)
+            dit_set_compact(a->parts.dit, mode->compact);
+        return;
+    }
+    avatar_parts_set_mode(&a->parts, mode);
+}
+
+const struct avatar_mode *avatar_get_mode(const struct avatar *a)
+{
+    return &a->parts.mode;
+}
+
+size_t avatar_held_bytes(const struct avatar *a)
+{
+    const struct avatar_parts *p = &a->parts;
+    size_t bytes = 0;
+
+    if (p->mode.weights != AVATAR_RESIDENT)
+        return p->pool != NULL ? p->pool_bytes : 0;
+    for (int i = 0; i < AVATAR_PART_COUNT; i++) {
+        if (atomic_load(&p->state[i].status) == AVATAR_PART_READY)
+            bytes += avatar_parts_bytes(p, (enum avatar_part)i);
+    }
+    return bytes;
+}
+
+/* The pool's size is known from the shapes alone. */
+static int avatar_size_pool(struct avatar *a, struct err *err)
+{
+    struct avatar_parts *p = &a->parts, *shapes = NULL;
+    int rc;
+
+    if (p->mode.weights == AVATAR_RESIDENT || p->pool != NULL)
+        return 0;
+    if ((rc = avatar_plan_parts(a, &p->mode, &shapes, err)) < 0)
+        return rc;
+    p->pool_bytes = pool_bytes(shapes->pool);
+    return 0;
+}
+
 int avatar_load(struct avatar *a, struct err *err)
 {
-    int rc = 0;
+    int rc = avatar_size_pool(a, err);
 
     for (int i = 0; i < AVATAR_PART_COUNT && rc == 0; i++)
         rc = avatar_parts_need(&a->parts, (enum avatar_part)i, err);
@@ -153,7 +202,7 @@ static void avatar_work_done(struct avatar_work *w)
 
 static int avatar_work_load(struct avatar_work *w, struct err *err)
 {
-    int rc = 0;
+    int rc = avatar_size_pool(w->a, err);
 
     for (int i = 0; i < AVATAR_PART_COUNT && rc == 0; i++) {
         if (avatar_work_cancelled(w))
@@ -223,12 +272,37 @@ static void avatar_work_tap(void *arg, struct run *r, const char *name, struct t
         avatar_dump_tensor(&w->dump, r, name, t, 5, SHAPE(1, t.shape[0], t.shape[1], t.shape[2], t.shape[3]));
 }
 
+/* What the plan says, on a device whose memory is not endless. 0, as much as is wise, where a dump packs what it reads. */
+static int avatar_work_arena(struct avatar_work *w, size_t *ret, struct err *err)
+{
+    const struct comm_group *g = w->hooks->group;
+    const struct comm_degrees degrees = g != NULL ? (struct comm_degrees){g->tokens.n, g->pair.n, g->windows.n}
+                                                  : (struct comm_degrees){1, 1, 1};
+    const struct avatar_ask ask = {.width = w->in.width,
+                                   .height = w->in.height,
+                                   .n_frames = w->in.frames.model,
+                                   .steps = w->in.q->steps,
+                                   .fps = w->in.q->fps,
+                                   .degrees = &degrees,
+                                   .rank = g != NULL ? g->rank : 0};
+    struct avatar_plan plan;
+    int rc;
+
+    *ret = 0;
+    if (w->a->parts.device->is_host || avatar_dump_is_on(&w->dump))
+        return 0;
+    if ((rc = avatar_make_mode_plan(w->a, &w->a->parts.mode, &ask, &plan, err)) == 0)
+        *ret = plan.arena_bytes;
+    return rc;
+}
+
 static int avatar_work_condition(struct avatar_work *w, struct err *err)
 {
+    size_t bytes = 0;
     int rc;
 
     avatar_work_progress(w, AVATAR_CONDITION, 0, 1);
-    if ((rc = run_init(&w->run, w->a->parts.device, 0, err)) < 0)
+    if ((rc = avatar_work_arena(w, &bytes, err)) < 0 || (rc = run_init(&w->run, w->a->parts.device, bytes, err)) < 0)
         return rc;
     w->has_run = true;
     if (w->hooks->group != NULL) {

@@ -14,6 +14,7 @@
 
 #include "common/err.h"
 #include "worker/media/media.h"
+#include "worker/model/avatar_mode.h"
 
 struct avatar;
 struct comm_degrees;
@@ -84,24 +85,45 @@ struct avatar_result {
     char digest[65]; /* of the weights in use */
 };
 
+/* What is planned: a job's sizes. */
+struct avatar_ask {
+    int width, height;
+    int64_t n_frames;
+    int steps;
+    double fps;                         /* 0: 25 */
+    const struct comm_degrees *degrees; /* of the group whose rank this is; NULL: alone */
+    int rank;
+};
+
 /* What a job of these sizes needs, by stage; from the planning table, weights not needed. */
 struct avatar_cost {
-    size_t weight_bytes, arena_bytes, staging_bytes;
+    size_t weight_bytes; /* on the device; of stage load: as long as the process runs */
+    size_t arena_bytes, staging_bytes;
+    double brought_bytes; /* weights that are copied to the device for it, each time that they are */
     double flops;
     double traffic_bytes; /* sent to the other ranks of a group */
 };
 struct avatar_plan {
+    struct avatar_mode mode;
     int width, height;
     int64_t n_frames, n_latents;
     struct avatar_cost stage[AVATAR_STAGE_COUNT];
-    size_t peak_bytes; /* largest of weights + arena + staging that are alive together */
+    size_t arena_bytes; /* the largest of all stages */
+    size_t peak_bytes;  /* of the device, all that is alive at one time: weights, arena, staging where it is host memory too,
+                         * and what the device takes for itself, as far as it is known (device.h) */
     double flops;
+    double brought_bytes;
 };
 
 /* ckpts: folder of the published layout, or NULL with dims "full": the real sizes without weights (planning
  * only). */
 int avatar_open(struct avatar **ret, struct device *device, const char *ckpts, bool fp8, struct err *err);
 void avatar_close(struct avatar *a);
+/* Initially resident. What is loaded is dropped, if it is another mode, and loaded anew when it is needed. */
+void avatar_set_mode(struct avatar *a, const struct avatar_mode *mode);
+const struct avatar_mode *avatar_get_mode(const struct avatar *a);
+/* Bytes of the device that its weights take now. */
+size_t avatar_held_bytes(const struct avatar *a);
 /* Loads every component now (otherwise each on first use). */
 int avatar_load(struct avatar *a, struct err *err);
 int avatar_component(const struct avatar *a, int i, const char **ret_name, const char **ret_status,
@@ -110,9 +132,15 @@ int avatar_component(const struct avatar *a, int i, const char **ret_name, const
 /* The picture of width x height sized as the reference sizes it; a side that would be 0 is 64. ERR_INVALID
  * below 1. */
 int avatar_size(int width, int height, int size, int *ret_w, int *ret_h);
+int avatar_make_mode_plan(struct avatar *a, const struct avatar_mode *mode, const struct avatar_ask *q, struct avatar_plan *ret,
+                          struct err *err);
+/* The first of n modes whose peak is within room: its number, *ret its plan. n: none is, *ret is the plan that needs least. */
+int avatar_first_plan(struct avatar *a, const struct avatar_mode *modes, int n, const struct avatar_ask *q, size_t room,
+                      struct avatar_plan *ret, struct err *err);
+/* In the present mode, alone. */
 int avatar_make_plan(struct avatar *a, int width, int height, int64_t n_frames, int steps,
                      struct avatar_plan *ret, struct err *err);
-/* The same for one rank of a group that shares the work so; d NULL: alone. */
+/* And for one rank of a group that shares the work so; d NULL: alone. */
 int avatar_make_rank_plan(struct avatar *a, int width, int height, int64_t n_frames, int steps, const struct comm_degrees *d,
                           int rank, struct avatar_plan *ret, struct err *err);
 /* Fills defaults: 25 fps, 50 steps, guidance 7.5, shift 5, round_bf16. */

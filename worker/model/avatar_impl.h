@@ -8,9 +8,12 @@
 
 struct avatar {
     struct avatar_parts parts;
-    struct avatar_parts plan; /* the same shapes without data; opened by the first plan */
-    bool can_plan;
+    struct avatar_parts plan[AVATAR_STREAMED + 1]; /* the same shapes without data, by mode.weights; opened by the first plan */
+    bool can_plan[AVATAR_STREAMED + 1];
     char digest[65]; /* "" until the first job */
 };
+
+/* The components of a mode without data, for plans. */
+int avatar_plan_parts(struct avatar *a, const struct avatar_mode *mode, struct avatar_parts **ret, struct err *err);
 
 #endif

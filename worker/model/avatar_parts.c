@@ -8,6 +8,7 @@
 #include "common/mem.h"
 #include "common/sha256.h"
 #include "common/str.h"
+#include "kernels/pool.h"
 #include "worker/face/face.h"
 #include "worker/model/avatar_full.h"
 #include "worker/model/clip_text.h"
@@ -92,6 +93,11 @@ static int avatar_parts_check(const struct avatar_parts *p, struct err *err)
 
 /* ---- loading, one function a component ---- */
 
+static void avatar_parts_place(const struct avatar_parts *p, struct ckpt *c)
+{
+    *ckpt_place(c) = (struct ckpt_place){.pool = p->pool, .is_streamed = p->mode.weights == AVATAR_STREAMED};
+}
+
 /* The checkpoint at name, or the list of the published model. */
 static int avatar_parts_ckpt(const struct avatar_parts *p, struct ckpt **ret, const char *name,
                              const unsigned char *list, size_t len, struct err *err)
@@ -100,10 +106,12 @@ static int avatar_parts_ckpt(const struct avatar_parts *p, struct ckpt **ret, co
     int rc;
 
     if (p->root == NULL)
-        return ckpt_open_list(ret, (const char *)list, len, err);
-    if ((rc = avatar_parts_path(p, name, path, err)) < 0)
-        return rc;
-    return ckpt_open(ret, path, err);
+        rc = ckpt_open_list(ret, (const char *)list, len, err);
+    else if ((rc = avatar_parts_path(p, name, path, err)) == 0)
+        rc = ckpt_open(ret, path, err);
+    if (rc == 0)
+        avatar_parts_place(p, *ret);
+    return rc;
 }
 
 static int avatar_parts_load_llava(struct avatar_parts *p, struct err *err)
@@ -199,12 +207,15 @@ static int avatar_parts_load_dit(struct avatar_parts *p, struct err *err)
         if ((rc = avatar_parts_path(p, avatar_parts_fp8_files[0], path, err)) < 0 ||
             (rc = avatar_parts_path(p, avatar_parts_fp8_files[1], map, err)) < 0)
             return rc;
-        rc = ckpt_open_fp8(&p->dit_ckpt, path, map, err);
+        if ((rc = ckpt_open_fp8(&p->dit_ckpt, path, map, err)) == 0)
+            avatar_parts_place(p, p->dit_ckpt);
     } else {
         rc = avatar_parts_ckpt(p, &p->dit_ckpt, avatar_parts_dit_files[0], avatar_full_dit_tsv,
                                avatar_full_dit_tsv_len, err);
     }
-    return rc < 0 ? rc : dit_open(&p->dit, p->dit_ckpt, p->device, err);
+    if (rc == 0 && (rc = dit_open(&p->dit, p->dit_ckpt, p->device, err)) == 0)
+        dit_set_compact(p->dit, p->mode.compact);
+    return rc;
 }
 
 static int (*const avatar_parts_load[AVATAR_PART_COUNT])(struct avatar_parts *p, struct err *err) = {
@@ -234,6 +245,9 @@ int avatar_parts_need(struct avatar_parts *p, enum avatar_part part, struct err 
 
     if (atomic_load(&s->status) == AVATAR_PART_READY)
         return 0;
+    if (p->mode.weights != AVATAR_RESIDENT && p->pool == NULL &&
+        (rc = pool_new(&p->pool, p->device, p->pool_bytes, p->mode.pin, err)) < 0)
+        return rc;
     if (atomic_load(&s->status) == AVATAR_PART_FAILED)
         return err_set(err, s->err.code, "%s: %s", avatar_parts_name(real), s->err.text);
     avatar_parts_set(p, real, AVATAR_PART_LOADING);
@@ -271,8 +285,9 @@ static void avatar_parts_drop(const struct avatar_parts *p, struct ckpt *c)
     ckpt_close(c);
 }
 
-void avatar_parts_done(struct avatar_parts *p)
+static void avatar_parts_close(struct avatar_parts *p)
 {
+    pool_free(p->pool); /* before the host memory that it copies from */
     face_finder_close(p->face);
     tokenizer_llama_close(p->tokenizer_llama);
     tokenizer_clip_close(p->tokenizer_clip);
@@ -286,8 +301,32 @@ void avatar_parts_done(struct avatar_parts *p)
     avatar_parts_drop(p, p->audio_ckpt);
     avatar_parts_drop(p, p->vae_ckpt);
     avatar_parts_drop(p, p->dit_ckpt);
+}
+
+void avatar_parts_done(struct avatar_parts *p)
+{
+    avatar_parts_close(p);
     mem_free(p->root);
     memset(p, 0, sizeof(*p));
+}
+
+void avatar_parts_set_mode(struct avatar_parts *p, const struct avatar_mode *mode)
+{
+    avatar_parts_close(p);
+    for (int i = 0; i < AVATAR_PART_COUNT; i++) /* another thread may look */
+        atomic_store(&p->state[i].status, AVATAR_PART_ABSENT);
+    p->mode = *mode;
+    p->pool = NULL;
+    p->pool_bytes = 0;
+    p->llava_ckpt = p->clip_ckpt = p->audio_ckpt = p->vae_ckpt = p->dit_ckpt = NULL;
+    p->llava = NULL;
+    p->tokenizer_llama = NULL;
+    p->tokenizer_clip = NULL;
+    p->clip = NULL;
+    p->whisper = NULL;
+    p->face = NULL;
+    p->vae = NULL;
+    p->dit = NULL;
 }
 
 const char *avatar_parts_name(enum avatar_part part)
@@ -321,7 +360,19 @@ size_t avatar_parts_bytes(const struct avatar_parts *p, enum avatar_part part)
 {
     struct ckpt *c = avatar_parts_ckpt_of(p, part);
 
-    return c != NULL ? ckpt_bytes(c) : 0;
+    return c != NULL ? ckpt_place(c)->bytes : 0;
+}
+
+void avatar_parts_take(const struct avatar_parts *p, struct run *r, enum avatar_part part)
+{
+    if (p->pool != NULL)
+        pool_take(r, p->pool, ckpt_place(avatar_parts_ckpt_of(p, part))->block);
+}
+
+void avatar_parts_leave(const struct avatar_parts *p, struct run *r, enum avatar_part part)
+{
+    if (p->pool != NULL)
+        pool_next(r, p->pool, ckpt_place(avatar_parts_ckpt_of(p, part))->block, -1);
 }
 
 int avatar_parts_digest(struct avatar_parts *p, char hex[65], struct err *err)

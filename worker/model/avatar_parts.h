@@ -19,6 +19,8 @@
 
 #include "common/err.h"
 #include "kernels/device.h"
+#include "kernels/run.h"
+#include "worker/model/avatar_mode.h"
 #include "worker/model/ckpt.h"
 
 struct clip_text;
@@ -59,6 +61,9 @@ struct avatar_parts {
     struct device *device; /* borrowed; NULL: planning */
     char *root;            /* owned; NULL: the published sizes */
     bool fp8;
+    struct avatar_mode mode;
+    size_t pool_bytes; /* of the device; set before the first component is loaded (0 while planning) */
+    struct pool *pool; /* owned; NULL: resident, or nothing is loaded */
     struct avatar_part_state state[AVATAR_PART_COUNT];
     double load_seconds; /* all loading so far */
 
@@ -73,18 +78,24 @@ struct avatar_parts {
     struct dit *dit;
 };
 
-/* ERR_WEIGHTS that lists every file that is missing and says how the tree should look. */
+/* Resident. ERR_WEIGHTS that lists every file that is missing and says how the tree should look. */
 int avatar_parts_init(struct avatar_parts *p, struct device *device, const char *root, bool fp8,
                       struct err *err);
 void avatar_parts_done(struct avatar_parts *p);
+/* All components are closed, to be loaded anew in that mode. */
+void avatar_parts_set_mode(struct avatar_parts *p, const struct avatar_mode *mode);
 /* Loads the component unless it is there. */
 int avatar_parts_need(struct avatar_parts *p, enum avatar_part part, struct err *err);
 const char *avatar_parts_name(enum avatar_part part);
 const char *avatar_parts_status(const struct avatar_parts *p,
                                 enum avatar_part part); /* "not loaded", "ready", ... */
-/* Bytes of the weights that a component needs; 0 before it is loaded. The vision tower's are within the text
- * encoder's. */
+/* Bytes of the device that a component's weights take, in a pool those from its start to their end; 0 before it is loaded. The
+ * vision tower's are within the text encoder's. */
 size_t avatar_parts_bytes(const struct avatar_parts *p, enum avatar_part part);
+/* Where weights come and go: they are there for the ops between these two. For CLIP, sound and VAE; the others see to it
+ * themselves. */
+void avatar_parts_take(const struct avatar_parts *p, struct run *r, enum avatar_part part);
+void avatar_parts_leave(const struct avatar_parts *p, struct run *r, enum avatar_part part);
 /* SHA-256 over the digests of all loaded checkpoints, in the order of the list. */
 int avatar_parts_digest(struct avatar_parts *p, char hex[65], struct err *err);
 

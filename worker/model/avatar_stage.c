@@ -75,6 +75,7 @@ static void avatar_stage_clip(struct avatar_parts *p, struct run *r, struct avat
     struct sampler_text *text[AVATAR_TEXTS] = {&j->inputs.negative, &j->inputs.positive};
 
     run_push(r, "clip");
+    avatar_parts_take(p, r, AVATAR_PART_CLIP);
     for (int i = 0; i < AVATAR_TEXTS; i++) {
         size_t mark;
         text[i]->text2 = run_new(r, DTYPE_F32, 1, SHAPE(clip_text_width(p->clip)));
@@ -82,6 +83,7 @@ static void avatar_stage_clip(struct avatar_parts *p, struct run *r, struct avat
         avatar_stage_keep(r, mark, text[i]->text2,
                           clip_text_pooled(r, p->clip, j->clip[i].ids, TOKENIZER_CLIP_MAX));
     }
+    avatar_parts_leave(p, r, AVATAR_PART_CLIP);
     run_pop(r);
 }
 
@@ -121,9 +123,11 @@ static void avatar_stage_sound(struct avatar_parts *p, struct run *r, struct ava
     size_t mark = run_mark(r);
 
     run_push(r, "sound");
+    avatar_parts_take(p, r, AVATAR_PART_AUDIO);
     /* pieces of 30 s do not see each other: those behind the last window are not encoded */
     t = whisper_encode(r, p->whisper, j->samples, samples < j->n_samples ? samples : j->n_samples);
     avatar_stage_keep(r, mark, room, whisper_windows(r, t, n, j->fps, n));
+    avatar_parts_leave(p, r, AVATAR_PART_AUDIO);
     run_pop(r);
     j->inputs.audio = room;
 }
@@ -198,12 +202,14 @@ static void avatar_stage_picture(struct avatar_parts *p, struct run *r, struct a
     size_t mark = run_mark(r);
 
     run_push(r, "picture");
+    avatar_parts_take(p, r, AVATAR_PART_VAE);
     x = run_write(r, j->sized, DTYPE_U8, 4, SHAPE(1, j->height, j->width, 3));
     m = vae_encode(r, p->vae, op_normalize(r, x, 127.5f, one, one), true);
     noise = avatar_stage_noise(r, j, "vae_noise", STREAM_VAE, room.shape, n);
     if (!run_failed(r))
         noise = tensor_slice(noise, 1, 0, n);
     avatar_stage_keep(r, mark, room, vae_sample(r, p->vae, m, noise, vae_scaling(p->vae)));
+    avatar_parts_leave(p, r, AVATAR_PART_VAE);
     run_pop(r);
     j->inputs.ref = room;
     if (j->dump != NULL)
@@ -295,6 +301,7 @@ int avatar_stage_decode(struct avatar_parts *p, struct run *r, struct avatar_job
     int rc;
 
     run_push(r, "decode");
+    avatar_parts_take(p, r, AVATAR_PART_VAE);
     rc = vae_decode(r, p->vae, vae_unscale(r, p->vae, j->latents), true, j->n_video, avatar_stage_take, &b);
     run_pop(r);
     run_rewind(r, mark);

@@ -59,7 +59,7 @@ int group_plan_make(struct avatar *a, int width, int height, int64_t n_frames, i
         rc = window_plan_init(&w, n_frames, err);
     if (rc < 0)
         return rc;
-    const int64_t heads = a->plan.dit->dims.heads;
+    const int64_t heads = a->plan[a->parts.mode.weights].dit->dims.heads;
     g.alone = alone.flops / rates->flops;
     for (int windows = 1; windows <= ranks && windows <= w.n_windows && rc == 0; windows++)
         for (int pair = 1; pair <= 2 && rc == 0; pair++)
