@@ -82,6 +82,9 @@ static const struct device_hooks cpu_hooks = {.close = cpu_close, .forget = cpu_
 static int open_host(struct device *d, const struct device_options *o, struct err *err)
 {
     bool is_ref = strcmp(d->kind, "cpu_ref") == 0;
+    if (o->precision == DEVICE_FP8)
+        return err_set(err, ERR_UNSUPPORTED,
+                       "device %s: precision fp8 needs a GPU of compute capability 8.9 or later: use bf16 or f32", d->kind);
     d->is_host = true;
     d->memory_bytes = host_memory();
     if (read_value("/proc/cpuinfo", "model name", d->name, sizeof d->name) < 0)
@@ -155,6 +158,28 @@ void device_close(struct device *d)
     if (d->hooks->close)
         d->hooks->close(d);
     mem_free(d);
+}
+
+static const char *const precisions[] = {[DEVICE_F32] = "f32", [DEVICE_BF16] = "bf16", [DEVICE_FP8] = "fp8"};
+
+int device_precision_parse(const char *name, const char *kind, enum device_precision *ret, struct err *err)
+{
+    if (strcmp(name, "auto") == 0) {
+        *ret = strcmp(kind, "cuda") == 0 ? DEVICE_BF16 : DEVICE_F32;
+        return 0;
+    }
+    for (size_t i = 0; i < sizeof precisions / sizeof precisions[0]; i++) {
+        if (strcmp(name, precisions[i]) == 0) {
+            *ret = (enum device_precision)i;
+            return 0;
+        }
+    }
+    return err_set(err, ERR_INVALID, "precision: auto, f32, bf16 and fp8 are allowed, not %s", name);
+}
+
+const char *device_precision_name(enum device_precision p)
+{
+    return precisions[p];
 }
 
 size_t device_free_bytes(const struct device *d)

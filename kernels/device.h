@@ -16,12 +16,15 @@ struct comm;
 struct op_table;
 struct device;
 
-enum device_precision { DEVICE_F32, DEVICE_BF16 }; /* of the packed weights of linear layers and convolutions */
+/* What the heavy ops (linear layers, attention, convolutions) multiply; sums are f32. CPU: F32 and BF16, of linear layers alone.
+ * CUDA: kernels/SPEED.md, "which way a heavy op takes"; FP8 multiplies e4m3 where that pays and is BF16 elsewhere. */
+enum device_precision { DEVICE_F32, DEVICE_BF16, DEVICE_FP8 };
 
 struct device_options {
     int index;                       /* CUDA device number */
     int n_threads;                   /* CPU; 0: all cores this process may use */
-    enum device_precision precision; /* CPU: BF16 keeps linear weights bf16 (half the memory, rounded activations) */
+    enum device_precision precision; /* CPU: BF16 keeps linear weights bf16 (half the memory, rounded activations). FP8 is
+                                      * ERR_UNSUPPORTED there and before compute capability 8.9 */
     size_t memory_limit;             /* CUDA: bytes that this process may take of the device; 0: all that is free */
 };
 
@@ -78,6 +81,10 @@ typedef int device_module_fn(struct device *d, const struct device_options *o, s
 /* o may be NULL. An unknown kind is ERR_INVALID. */
 int device_open(struct device **ret, const char *kind, const struct device_options *o, struct err *err);
 void device_close(struct device *d);
+
+/* "f32", "bf16", "fp8", and "auto", which is bf16 on "cuda" and f32 elsewhere. ERR_INVALID for another word. */
+int device_precision_parse(const char *name, const char *kind, enum device_precision *ret, struct err *err);
+const char *device_precision_name(enum device_precision p);
 
 size_t device_free_bytes(const struct device *d); /* memory that can be allocated now */
 
