@@ -3,14 +3,12 @@
  * A thread of a block is a fiber that runs until it ends or waits at a barrier; a thread without barriers costs a call.
  * Mistakes end the program with a sentence that names kernel, block and thread.
  */
-#include "cuda_runtime.h"
+#include "cudaemu.h"
 
 #include <csignal>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
-#include <ctime>
-#include <mutex>
 #include <sys/mman.h>
 #include <unistd.h>
 #include <vector>
@@ -26,13 +24,9 @@
 #endif
 
 #define STACK (ASAN ? (size_t)256 << 10 : (size_t)64 << 10)
-#define PAGE ((size_t)4096)
-#define ALIGN ((size_t)256)
-#define CANARY 0xa7
+#define PAGE EMU_PAGE
+#define CANARY EMU_CANARY
 #define THREADS_MAX 1024
-#define SHARED_PLAIN ((size_t)48 << 10)
-#define DEVICES_MAX 16
-#define SHARED_OPTIN ((size_t)99 << 10) /* of sm_86, sm_89 and sm_120: the least of all */
 
 extern "C" {
 extern unsigned char __start_cudaemu_shared[] __attribute__((weak, visibility("hidden")));
@@ -74,19 +68,28 @@ static struct {
     const void *main_stack;
     size_t main_size;
     int n;
-    void (*call)(void *arg);
-    void *arg;
+    const std::function<void()> *call;
     const char *kernel, *types; /* types: g++'s name of the launch, "... [with P = {its arguments}; ..." */
     unsigned char *shared; /* end of the dynamic shared memory; a guard page follows */
     size_t n_shared;
-    uint64_t launches, seed, fail_at;
-    bool is_set_up, hides;
+    uint64_t launches;
+    bool is_set_up;
 } e;
 
-static std::recursive_mutex lock_all; /* devices of several threads: one call at a time */
-#define LOCK std::lock_guard<std::recursive_mutex> locked(lock_all)
+std::recursive_mutex emu_lock;
+struct emu_settings emu;
+thread_local int emu_device;
+cudaError_t emu_lost[EMU_DEVICES_MAX];
 
-[[noreturn]] __attribute__((format(printf, 1, 2))) static void die(const char *fmt, ...)
+static thread_local cudaError_t last_error;
+
+cudaError_t emu_failed(cudaError_t error)
+{
+    last_error = error;
+    return error;
+}
+
+void emu_die(const char *fmt, ...)
 {
     char text[400];
     va_list ap;
@@ -106,34 +109,15 @@ static std::recursive_mutex lock_all; /* devices of several threads: one call at
     abort();
 }
 
-/* ---- memory ---- */
-
-struct block {
-    char *map, *data;
-    size_t map_bytes, bytes;
-    bool pinned;
-    int device;
-};
-
-static std::vector<struct block> blocks;
-static size_t memory_all = (size_t)64 << 30, memory_used[DEVICES_MAX]; /* of each device */
-static int n_devices = 1, shown; /* shown: the device whose memory can be touched, where there are several */
-static thread_local int current; /* device of this thread */
+/* ---- settings ---- */
 
 static void report_fault(int, siginfo_t *info, void *)
 {
-    const char *at = (const char *)info->si_addr;
     signal(SIGSEGV, SIG_DFL);
     if (!e.kernel)
         return; /* not ours: happens again, with the usual end */
-    for (const struct block &b : blocks) {
-        if (!b.pinned && b.device != shown && at >= b.map && at < b.map + b.map_bytes)
-            die("on device %d touches %p, memory of device %d", shown, (const void *)at, b.device);
-        if (at >= b.map - PAGE && at < b.map + b.map_bytes + PAGE)
-            die("touches %p: %lld bytes from the start of %zu allocated ones at %p", (const void *)at,
-                (long long)(at - b.data), b.bytes, (void *)b.data);
-    }
-    die("touches %p, which nobody allocated", (const void *)at);
+    const char *where = emu_where(info->si_addr);
+    emu_die("touches %p%s", info->si_addr, where ? where : ", which nobody allocated");
 }
 
 static uint64_t number(const char *name, uint64_t otherwise)
@@ -142,22 +126,35 @@ static uint64_t number(const char *name, uint64_t otherwise)
     return text && text[0] ? strtoull(text, NULL, 10) : otherwise;
 }
 
-static void set_up(void)
+static emu_order order_named(const char *name)
+{
+    static const char *const names[] = {"", "late", "early", "random"};
+    for (int i = 0; i < 4; i++) {
+        if (!name || strcmp(name, names[i]) == 0)
+            return (emu_order)i;
+    }
+    emu_die("CUDAEMU_STREAMS is late, early or random, not '%s'", name);
+}
+
+void emu_set_up(void)
 {
     if (e.is_set_up)
         return;
     e.is_set_up = true;
-    e.seed = number("CUDAEMU_SEED", 0);
-    e.fail_at = number("CUDAEMU_FAIL", 0);
-    e.hides = number("CUDAEMU_HIDE", 0) != 0;
-    memory_all = number("CUDAEMU_MEMORY", memory_all);
-    n_devices = (int)number("CUDAEMU_DEVICES", 1);
-    if (n_devices < 1 || n_devices > DEVICES_MAX)
-        die("CUDAEMU_DEVICES is 1 to %d", DEVICES_MAX);
-    size_t room = SHARED_OPTIN + 2 * PAGE;
+    emu.seed = number("CUDAEMU_SEED", 0);
+    emu.fail_at = number("CUDAEMU_FAIL", 0);
+    emu.break_at = number("CUDAEMU_BREAK", 0);
+    emu.hides = number("CUDAEMU_HIDE", 0) != 0;
+    emu.memory = number("CUDAEMU_MEMORY", (uint64_t)64 << 30);
+    emu.sm = (int)number("CUDAEMU_SM", 86);
+    emu.order = order_named(getenv("CUDAEMU_STREAMS"));
+    emu.n_devices = (int)number("CUDAEMU_DEVICES", 1);
+    if (emu.n_devices < 1 || emu.n_devices > EMU_DEVICES_MAX)
+        emu_die("CUDAEMU_DEVICES is 1 to %d", EMU_DEVICES_MAX);
+    size_t room = EMU_SHARED_OPTIN + 2 * PAGE;
     char *p = (char *)mmap(NULL, room + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED || mprotect(p + room / PAGE * PAGE, PAGE, PROT_NONE) != 0)
-        die("no memory for shared memory");
+        emu_die("no memory for shared memory");
     e.shared = (unsigned char *)p + room / PAGE * PAGE;
     if (!ASAN) {
         struct sigaction a = {};
@@ -165,126 +162,6 @@ static void set_up(void)
         a.sa_flags = SA_SIGINFO;
         sigaction(SIGSEGV, &a, NULL);
     }
-}
-
-/* Where there are several devices, the memory of one can be touched at a time. */
-static void show(int device)
-{
-    if (device == shown)
-        return;
-    for (const struct block &k : blocks) {
-        if (!k.pinned && !e.hides && (k.device == shown || k.device == device))
-            mprotect(k.map, k.map_bytes, k.device == device ? PROT_READ | PROT_WRITE : PROT_NONE);
-    }
-    shown = device;
-}
-
-/* While this lives, a kernel on `device` can touch that one's memory, or a copy the blocks of a and b, wherever they are. */
-struct visible {
-    const char *a, *b;
-    int device;
-    void protect(bool on)
-    {
-        for (const struct block &k : blocks) {
-            bool has = (a >= k.map && a < k.map + k.map_bytes) || (b >= k.map && b < k.map + k.map_bytes);
-            bool stays = !e.hides && k.device == shown;
-            if (!k.pinned && (has || k.device == device))
-                mprotect(k.map, k.map_bytes, on || stays ? PROT_READ | PROT_WRITE : PROT_NONE);
-        }
-    }
-    explicit visible(int device_) : a(NULL), b(NULL), device(device_)
-    {
-        show(device);
-        if (e.hides)
-            protect(true);
-    }
-    explicit visible(const void *a_, const void *b_ = NULL) : a((const char *)a_), b((const char *)b_), device(-1)
-    {
-        if (e.hides || n_devices > 1)
-            protect(true);
-    }
-    ~visible()
-    {
-        if (e.hides || (n_devices > 1 && device < 0))
-            protect(false);
-    }
-};
-
-static thread_local cudaError_t last_error;
-static cudaError_t sticky_error;
-
-static cudaError_t failed(cudaError_t error)
-{
-    last_error = error;
-    return error;
-}
-
-/* The end of the data as near to the guard page behind it as its alignment allows, known bytes in between. */
-static cudaError_t allocate(void **ret, size_t bytes, bool pinned)
-{
-    LOCK;
-    set_up();
-    if (sticky_error)
-        return sticky_error;
-    size_t whole = (bytes + ALIGN - 1) / ALIGN * ALIGN, map = (whole + PAGE - 1) / PAGE * PAGE;
-    if (bytes == 0) {
-        *ret = NULL;
-        return cudaSuccess;
-    }
-    if (!pinned && map > memory_all - memory_used[current])
-        return failed(cudaErrorMemoryAllocation);
-    char *p = (char *)mmap(NULL, map + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED || mprotect(p + PAGE, map, PROT_READ | PROT_WRITE) != 0)
-        return failed(cudaErrorMemoryAllocation);
-    struct block b = {p + PAGE, p + PAGE + map - whole, map, bytes, pinned, current};
-    if (bytes <= (size_t)16 << 20)
-        memset(b.map, 0xff, map); /* NaN in every type: nobody may count on zeros */
-    memset(b.data + bytes, CANARY, whole - bytes);
-    blocks.push_back(b);
-    if (!pinned)
-        memory_used[current] += map;
-    if (!pinned && (e.hides || current != shown))
-        mprotect(b.map, map, PROT_NONE);
-    *ret = b.data;
-    return cudaSuccess;
-}
-
-static void check_canary(const struct block &b)
-{
-    size_t whole = (b.bytes + ALIGN - 1) / ALIGN * ALIGN;
-    for (size_t i = b.bytes; i < whole; i++) {
-        if ((unsigned char)b.data[i] != CANARY)
-            die("wrote %zu bytes behind the %zu allocated ones at %p", i - b.bytes, b.bytes, (void *)b.data);
-    }
-}
-
-static cudaError_t release(void *p, bool pinned)
-{
-    LOCK;
-    for (size_t i = 0; p && i < blocks.size(); i++) {
-        struct block b = blocks[i];
-        if (b.data != p || b.pinned != pinned)
-            continue;
-        {
-            struct visible v(b.map);
-            check_canary(b);
-        }
-        munmap(b.map - PAGE, b.map_bytes + 2 * PAGE);
-        blocks.erase(blocks.begin() + (long)i);
-        if (!pinned)
-            memory_used[b.device] -= b.map_bytes;
-        return cudaSuccess;
-    }
-    return p ? failed(cudaErrorInvalidValue) : cudaSuccess;
-}
-
-static bool inside(const void *p, size_t bytes, bool pinned)
-{
-    for (const struct block &b : blocks) {
-        if (b.pinned == pinned && (const char *)p >= b.data && (const char *)p + bytes <= b.data + b.bytes)
-            return true;
-    }
-    return false;
 }
 
 /* ---- fibers ---- */
@@ -327,7 +204,7 @@ static void fiber_main(void)
     __sanitizer_finish_switch_fiber(NULL, &e.main_stack, &e.main_size);
 #endif
     for (;;) {
-        e.call(e.arg);
+        (*e.call)();
         struct thread *t = self();
         t->is = ENDED;
         go(t->fiber, &e.main);
@@ -340,7 +217,7 @@ static struct fiber *fiber_new(void)
     struct fiber *f = &e.fibers[e.n_fibers++];
     char *p = (char *)mmap(NULL, STACK + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED || mprotect(p, PAGE, PROT_NONE) != 0)
-        die("no memory for a thread's stack");
+        emu_die("no memory for a thread's stack");
     f->stack = p + PAGE;
 #if defined(__x86_64__)
     void **top = (void **)(f->stack + STACK);
@@ -373,7 +250,7 @@ static bool warp_done(struct thread *any)
         if (t->mask != any->mask)
             return false;
         if (t->what != any->what || t->line != any->line || t->file != any->file)
-            die("threads of a warp meet at %s:%d and %s:%d", any->file, any->line, t->file, t->line);
+            emu_die("threads of a warp meet at %s:%d and %s:%d", any->file, any->line, t->file, t->line);
         ballot |= t->value ? (uint64_t)1 << __builtin_ctz(left) : 0;
     }
     for (uint32_t left = group; left; left &= left - 1) {
@@ -394,7 +271,7 @@ uint64_t cudaemu_warp(int what, unsigned mask, uint64_t value, int src, const ch
 {
     struct thread *t = self();
     if (!(mask >> t->id.number % 32 & 1))
-        die("%s:%d: the thread is not in its own mask %08x", file, line, mask);
+        emu_die("%s:%d: the thread is not in its own mask %08x", file, line, mask);
     t->what = what;
     t->mask = mask;
     t->value = value;
@@ -439,14 +316,14 @@ static void sync_done(void)
         if (!first)
             first = t;
         if (t->is == AT_WARP)
-            die("waits at %s:%d for threads of its warp (mask %08x) that do not come", t->file, t->line, t->mask);
+            emu_die("waits at %s:%d for threads of its warp (mask %08x) that do not come", t->file, t->line, t->mask);
         if (t->line != first->line || t->file != first->file)
-            die("divergent __syncthreads: this thread waits at %s:%d, another at %s:%d", t->file, t->line, first->file,
+            emu_die("divergent __syncthreads: this thread waits at %s:%d, another at %s:%d", t->file, t->line, first->file,
                 first->line);
         count += t->value;
     }
     if (n_ended > 0)
-        die("divergent __syncthreads: waits at %s:%d while %d threads of the block have ended", first->file, first->line,
+        emu_die("divergent __syncthreads: waits at %s:%d while %d threads of the block have ended", first->file, first->line,
             n_ended);
     for (int i = 0; i < e.n; i++) {
         e.threads[i].value = count;
@@ -474,19 +351,6 @@ static void resume(struct thread *t)
 
 /* ---- launches ---- */
 
-struct cudaemu_stream {
-    int device;
-};
-struct cudaemu_event {
-    int device;
-    struct timespec at;
-};
-
-static int device_of(cudaStream_t s)
-{
-    return s ? s->device : current;
-}
-
 /* A permutation of n: i -> (factor i + start) mod n. */
 struct order {
     uint64_t n, factor, start;
@@ -509,6 +373,11 @@ static uint64_t scramble(uint64_t z)
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u; /* splitmix64 */
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
     return z ^ (z >> 31);
+}
+
+uint64_t emu_random(uint64_t n)
+{
+    return scramble(emu.seed * 0x9e3779b97f4a7c15u + n * 0xd1342543de82ef95u);
 }
 
 static void run_block(void)
@@ -541,53 +410,56 @@ static void run_block(void)
     cudaemu_now = NULL;
     for (unsigned char *p = dynamic - 128; p < e.shared; p = p == dynamic - 1 ? dynamic + e.n_shared : p + 1) {
         if (*p != CANARY)
-            die("wrote outside its %zu bytes of dynamic shared memory, at %lld", e.n_shared, (long long)(p - dynamic));
+            emu_die("wrote outside its %zu bytes of dynamic shared memory, at %lld", e.n_shared, (long long)(p - dynamic));
     }
 }
 
 static std::vector<const void *> large_shared;
 
-static cudaError_t check_launch(const void *function, dim3 g, dim3 b, size_t smem)
+cudaError_t cudaemu_shared_max(const void *kernel, int bytes)
 {
-    if (sticky_error)
-        return sticky_error;
-    if (e.fail_at && e.launches >= e.fail_at)
-        return sticky_error = cudaErrorIllegalAddress;
+    EMU_LOCK;
+    if (bytes < 0 || (size_t)bytes > EMU_SHARED_OPTIN)
+        return emu_failed(cudaErrorInvalidValue);
+    large_shared.push_back(kernel);
+    return cudaSuccess;
+}
+
+static cudaError_t check_launch(const struct cudaemu_launched &l, cudaStream_t s)
+{
+    const dim3 g = l.grid, b = l.block;
+    if (emu_device_of(s) != emu_device)
+        return cudaErrorInvalidResourceHandle;
     uint64_t n = (uint64_t)b.x * b.y * b.z;
     if (!g.x || !g.y || !g.z || g.x > 0x7fffffffu || g.y > 65535 || g.z > 65535 || n < 1 || n > THREADS_MAX || b.z > 64)
         return cudaErrorInvalidConfiguration;
-    size_t max = SHARED_PLAIN;
+    size_t max = EMU_SHARED_PLAIN;
     for (const void *f : large_shared)
-        max = f == function ? SHARED_OPTIN : max;
-    return smem > max ? cudaErrorInvalidValue : cudaSuccess;
+        max = f == l.function ? EMU_SHARED_OPTIN : max;
+    return l.smem > max ? cudaErrorInvalidValue : cudaSuccess;
 }
 
-void cudaemu_run(const char *types, const char *kernel, const void *function, dim3 grid, dim3 block, size_t smem,
-                 cudaStream_t stream, void (*call)(void *arg), void *arg)
+static void run_grid(const struct cudaemu_launched &l, int device)
 {
-    LOCK;
-    set_up();
+    const dim3 grid = l.grid, block = l.block;
     e.launches++;
-    cudaError_t error = device_of(stream) != current ? cudaErrorInvalidResourceHandle
-                                                     : check_launch(function, grid, block, smem);
-    if (error) {
-        failed(error);
+    if (emu.fail_at && e.launches >= emu.fail_at)
+        emu_lost[device] = cudaErrorIllegalAddress;
+    if (emu_lost[device])
         return;
-    }
-    struct visible v(current);
-    e.kernel = kernel;
-    e.types = types;
-    e.call = call;
-    e.arg = arg;
+    struct emu_visible v(device);
+    e.kernel = l.name;
+    e.types = l.types;
+    e.call = &l.call;
     e.n = (int)(block.x * block.y * block.z);
-    e.n_shared = smem;
+    e.n_shared = l.smem;
     cudaemu_block_dim = block;
     cudaemu_grid_dim = grid;
     for (int i = 0; i < e.n; i++) {
         unsigned n = (unsigned)i;
         e.threads[i].id = {{n % block.x, n / block.x % block.y, n / block.x / block.y}, i};
     }
-    uint64_t random = scramble(e.seed * 0x9e3779b97f4a7c15u + e.launches * 0xd1342543de82ef95u);
+    uint64_t random = emu_random(e.launches);
     struct order order(((uint64_t)grid.x * grid.y) * grid.z, random), inner((uint64_t)e.n, scramble(random + 1));
     for (int i = 0; i < e.n; i++)
         e.turns[i] = &e.threads[inner.at((uint64_t)i)];
@@ -600,95 +472,54 @@ void cudaemu_run(const char *types, const char *kernel, const void *function, di
     e.kernel = NULL;
 }
 
-/* ---- the host's calls ---- */
-
-cudaError_t cudaemu_malloc(void **p, size_t bytes) { return allocate(p, bytes, false); }
-cudaError_t cudaemu_malloc_host(void **p, size_t bytes) { return allocate(p, bytes, true); }
-cudaError_t cudaFree(void *p) { return sticky_error ? sticky_error : release(p, false); }
-cudaError_t cudaFreeHost(void *p) { return release(p, true); }
-
-cudaError_t cudaemu_shared_max(const void *kernel, int bytes)
+void cudaemu_run(cudaStream_t s, struct cudaemu_launched l)
 {
-    LOCK;
-    if (bytes < 0 || (size_t)bytes > SHARED_OPTIN)
-        return failed(cudaErrorInvalidValue);
-    large_shared.push_back(kernel);
-    return cudaSuccess;
+    EMU_LOCK;
+    emu_set_up();
+    cudaError_t error = emu_lost[emu_device];
+    if (!error && (error = check_launch(l, s)))
+        emu_break(s, error);
+    if (!error)
+        error = emu_put(s, [l](int device) { run_grid(l, device); });
+    if (error)
+        emu_failed(error);
 }
 
-cudaError_t cudaDriverGetVersion(int *version)
-{
-    *version = 13000;
-    return cudaSuccess;
-}
+/* ---- errors ---- */
 
-cudaError_t cudaGetDeviceCount(int *n)
+cudaError_t cudaPeekAtLastError(void)
 {
-    LOCK;
-    set_up();
-    *n = n_devices;
-    return cudaSuccess;
+    EMU_LOCK;
+    return emu_lost[emu_device] ? emu_lost[emu_device] : last_error;
 }
-
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device)
-{
-    LOCK;
-    set_up();
-    if (device < 0 || device >= n_devices)
-        return failed(cudaErrorInvalidDevice);
-    *p = cudaDeviceProp();
-    snprintf(p->name, sizeof p->name, "emulated on the CPU");
-    p->totalGlobalMem = memory_all;
-    p->major = (int)number("CUDAEMU_SM", 86) / 10;
-    p->minor = (int)number("CUDAEMU_SM", 86) % 10;
-    p->multiProcessorCount = 2;
-    p->sharedMemPerBlock = SHARED_PLAIN;
-    p->sharedMemPerBlockOptin = SHARED_OPTIN;
-    return cudaSuccess;
-}
-
-cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attr, int)
-{
-    *value = attr == cudaDevAttrMultiProcessorCount ? 2 : (int)SHARED_OPTIN;
-    return cudaSuccess;
-}
-
-cudaError_t cudaSetDevice(int device)
-{
-    LOCK;
-    set_up();
-    if (device < 0 || device >= n_devices)
-        return failed(cudaErrorInvalidDevice);
-    current = device;
-    return cudaSuccess;
-}
-
-cudaError_t cudaGetDevice(int *device)
-{
-    *device = current;
-    return cudaSuccess;
-}
-
-cudaError_t cudaDeviceSynchronize(void) { return sticky_error; }
-cudaError_t cudaPeekAtLastError(void) { return last_error; }
 
 cudaError_t cudaGetLastError(void)
 {
-    cudaError_t error = last_error;
-    last_error = sticky_error;
+    cudaError_t error = cudaPeekAtLastError();
+    last_error = cudaSuccess;
     return error;
 }
 
+#define ERROR(name, text) {name, #name, text}
 static const struct {
     cudaError_t error;
     const char *name, *text;
-} errors[] = {{cudaSuccess, "cudaSuccess", "no error"},
-              {cudaErrorInvalidValue, "cudaErrorInvalidValue", "invalid argument"},
-              {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
-              {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration", "invalid configuration argument"},
-              {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
-              {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
-              {cudaErrorIllegalAddress, "cudaErrorIllegalAddress", "an illegal memory access was encountered"}};
+} errors[] = {
+    ERROR(cudaSuccess, "no error"),
+    ERROR(cudaErrorInvalidValue, "invalid argument"),
+    ERROR(cudaErrorMemoryAllocation, "out of memory"),
+    ERROR(cudaErrorInvalidConfiguration, "invalid configuration argument"),
+    ERROR(cudaErrorInvalidDevice, "invalid device ordinal"),
+    ERROR(cudaErrorInvalidResourceHandle, "invalid resource handle"),
+    ERROR(cudaErrorNotReady, "device not ready"),
+    ERROR(cudaErrorIllegalAddress, "an illegal memory access was encountered"),
+    ERROR(cudaErrorNotSupported, "operation not supported"),
+    ERROR(cudaErrorStreamCaptureUnsupported, "operation not permitted when stream is capturing"),
+    ERROR(cudaErrorStreamCaptureInvalidated, "operation failed due to a previous error during capture"),
+    ERROR(cudaErrorStreamCaptureIsolation, "dependency created on uncaptured work in another stream"),
+    ERROR(cudaErrorCapturedEvent, "operation not permitted on an event last recorded in a capturing stream"),
+    ERROR(cudaErrorStreamCaptureWrongThread, "attempt to terminate a thread-local capture sequence from another thread"),
+};
 
 const char *cudaGetErrorString(cudaError_t error)
 {
@@ -706,111 +537,4 @@ const char *cudaGetErrorName(cudaError_t error)
             return row.name;
     }
     return "cudaErrorUnknown";
-}
-
-cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all)
-{
-    LOCK;
-    set_up();
-    *free_bytes = memory_all - memory_used[current];
-    *all = memory_all;
-    return sticky_error;
-}
-
-static cudaError_t copy(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind, bool async)
-{
-    LOCK;
-    if (sticky_error)
-        return sticky_error;
-    bool from = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
-    bool to = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
-    if ((from && !inside(src, bytes, false)) || (to && !inside(dst, bytes, false)))
-        return failed(cudaErrorInvalidValue);
-    /* CUDA takes pageable memory too, and waits then: this project never wants that */
-    if (async && ((!from && !inside(src, bytes, true)) || (!to && !inside(dst, bytes, true))))
-        return failed(cudaErrorInvalidValue);
-    struct visible v(dst, src);
-    memmove(dst, src, bytes);
-    return cudaSuccess;
-}
-
-cudaError_t cudaMemcpy(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind)
-{
-    return copy(dst, src, bytes, kind, false);
-}
-
-cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind, cudaStream_t)
-{
-    return copy(dst, src, bytes, kind, true);
-}
-
-cudaError_t cudaMemcpyPeerAsync(void *dst, int to, const void *src, int from, size_t bytes, cudaStream_t)
-{
-    LOCK;
-    for (const struct block &b : blocks) {
-        if (!b.pinned && ((dst >= b.map && dst < b.map + b.map_bytes && b.device != to) ||
-                          (src >= b.map && src < b.map + b.map_bytes && b.device != from)))
-            return failed(cudaErrorInvalidValue);
-    }
-    return copy(dst, src, bytes, cudaMemcpyDeviceToDevice, true);
-}
-
-cudaError_t cudaMemset(void *dst, int value, size_t bytes)
-{
-    LOCK;
-    if (sticky_error)
-        return sticky_error;
-    if (!inside(dst, bytes, false))
-        return failed(cudaErrorInvalidValue);
-    struct visible v(dst);
-    memset(dst, value, bytes);
-    return cudaSuccess;
-}
-
-cudaError_t cudaMemsetAsync(void *dst, int value, size_t bytes, cudaStream_t) { return cudaMemset(dst, value, bytes); }
-
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned)
-{
-    *s = new cudaemu_stream{current};
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamDestroy(cudaStream_t s)
-{
-    delete s;
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return sticky_error; }
-cudaError_t cudaStreamQuery(cudaStream_t) { return sticky_error; }
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return sticky_error; }
-
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
-{
-    *event = new cudaemu_event{current, {}};
-    return cudaSuccess;
-}
-
-cudaError_t cudaEventDestroy(cudaEvent_t event)
-{
-    delete event;
-    return cudaSuccess;
-}
-
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t s)
-{
-    LOCK;
-    if (event->device != device_of(s))
-        return failed(cudaErrorInvalidResourceHandle);
-    clock_gettime(CLOCK_MONOTONIC, &event->at);
-    return sticky_error;
-}
-
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return sticky_error; }
-cudaError_t cudaEventQuery(cudaEvent_t) { return sticky_error; }
-
-cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to)
-{
-    *ms = (float)((double)(to->at.tv_sec - from->at.tv_sec) * 1e3 + (double)(to->at.tv_nsec - from->at.tv_nsec) * 1e-6);
-    return sticky_error;
 }

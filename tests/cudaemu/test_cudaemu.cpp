@@ -349,10 +349,197 @@ static void test_devices(void)
     unsetenv("CUDAEMU_DEVICES");
 }
 
+/* ---- the order of streams ---- */
+
+static __global__ void sets(int *y, const int *x, int v)
+{
+    y[0] = x[0] + v;
+}
+
+/* One stream computes x, another y from it; told by an event or not. Waits for the first or the second stream first. */
+static int pair(bool event, bool first)
+{
+    int *x, *y, *host;
+    cudaStream_t a, b;
+    cudaEvent_t done;
+    cudaMalloc(&x, 8);
+    cudaMalloc(&y, 8);
+    cudaMallocHost(&host, 8);
+    cudaStreamCreateWithFlags(&a, cudaStreamNonBlocking);
+    cudaStreamCreateWithFlags(&b, cudaStreamNonBlocking);
+    cudaEventCreateWithFlags(&done, cudaEventDisableTiming);
+    host[0] = 1;
+    cudaMemcpyAsync(x, host, 8, cudaMemcpyHostToDevice, a);
+    CUDA_LAUNCH(sets, 1, 1, 0, a, x, x, 40);
+    cudaEventRecord(done, a);
+    if (event)
+        cudaStreamWaitEvent(b, done, 0);
+    CUDA_LAUNCH(sets, 1, 1, 0, b, y, x, 1);
+    cudaStreamSynchronize(first ? a : b);
+    cudaStreamSynchronize(b);
+    cudaMemcpy(host, y, 4, cudaMemcpyDeviceToHost);
+    return host[0];
+}
+
+/* A pinned buffer that is used again: with or without waiting for the copy from it. */
+static int reused(bool waits)
+{
+    int *x, *host, got = 0;
+    cudaStream_t s;
+    cudaEvent_t done;
+    cudaMalloc(&x, 4);
+    cudaMallocHost(&host, 4);
+    cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking);
+    cudaEventCreateWithFlags(&done, cudaEventDisableTiming);
+    *host = 5;
+    cudaMemcpyAsync(x, host, 4, cudaMemcpyHostToDevice, s);
+    cudaEventRecord(done, s);
+    if (waits)
+        cudaEventSynchronize(done);
+    *host = 6;
+    while (cudaStreamQuery(s) == cudaErrorNotReady)
+        continue;
+    cudaMemcpy(&got, x, 4, cudaMemcpyDeviceToHost);
+    return got;
+}
+
+static void say(int a, int b, int c, int d)
+{
+    fprintf(stderr, "got %d %d %d %d", a, b, c, d);
+    _exit(1);
+}
+
+static void test_order(void)
+{
+    setenv("CUDAEMU_STREAMS", "late", 1);
+    check_dies("late: an event orders", "got 42 42 5 5", [] { say(pair(true, true), pair(true, false), reused(true), 5); });
+    check_dies("late: none is missed", "got 0 6", [] { say(pair(false, true), reused(false), 0, 0); });
+    setenv("CUDAEMU_STREAMS", "early", 1);
+    check_dies("early: an event orders", "got 42 42 5 5", [] { say(pair(true, true), pair(true, false), reused(true), 5); });
+    check_dies("early: none is missed", "got 0 6", [] { say(pair(false, false), reused(false), 0, 0); });
+    setenv("CUDAEMU_STREAMS", "random", 1);
+    for (int i = 0; i < 4; i++) {
+        const char seed[] = {(char)('0' + i), 0};
+        setenv("CUDAEMU_SEED", seed, 1);
+        check_dies("random: an event orders", "got 42 42 5 5", [] { say(pair(true, true), pair(true, false), reused(true), 5); });
+    }
+    unsetenv("CUDAEMU_SEED");
+    unsetenv("CUDAEMU_STREAMS");
+}
+
+/* A stream that is held stands, until another thread lets it go; an event behind that lets a second one go. */
+static int held(void)
+{
+    int *x, *y, got = 0;
+    cudaStream_t a, b;
+    cudaEvent_t done;
+    cudaMalloc(&x, 4);
+    cudaMalloc(&y, 4);
+    cudaMemset(x, 0, 4);
+    cudaStreamCreateWithFlags(&a, cudaStreamNonBlocking);
+    cudaStreamCreateWithFlags(&b, cudaStreamNonBlocking);
+    cudaEventCreateWithFlags(&done, cudaEventDisableTiming);
+    cudaStreamSynchronize(0);
+    cudaemu_hold(a);
+    CUDA_LAUNCH(sets, 1, 1, 0, a, x, x, 7);
+    cudaEventRecord(done, a);
+    cudaStreamWaitEvent(b, done, 0);
+    CUDA_LAUNCH(sets, 1, 1, 0, b, y, x, 1);
+    bool waits = cudaStreamQuery(b) == cudaErrorNotReady;
+    std::thread other([a] {
+        usleep(1000);
+        cudaemu_release(a);
+    });
+    cudaStreamSynchronize(b);
+    other.join();
+    cudaMemcpy(&got, y, 4, cudaMemcpyDeviceToHost);
+    return waits ? got : -1;
+}
+
+/* ---- graphs ---- */
+
+static const char *captured(void)
+{
+    int *x, *host, plain[2] = {0, 0};
+    cudaStream_t s;
+    cudaEvent_t before;
+    cudaGraph_t graph = NULL;
+    cudaGraphExec_t exec;
+    size_t n = 0;
+    cudaMalloc(&x, 8);
+    cudaMallocHost(&host, 8);
+    cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking);
+    cudaEventCreateWithFlags(&before, cudaEventDisableTiming);
+    cudaEventRecord(before, s);
+    host[0] = 10;
+    cudaMemset(x, 0, 8);
+    cudaDeviceSynchronize();
+    cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal);
+    CUDA_LAUNCH(sets, 1, 1, 0, s, x, x, 3);
+    cudaMemcpyAsync(host, x, 4, cudaMemcpyDeviceToHost, s);
+    if (cudaStreamEndCapture(s, &graph) != cudaSuccess || cudaGraphGetNodes(graph, NULL, &n) != cudaSuccess || n != 2)
+        return "two nodes";
+    if (host[0] != 10)
+        return "nothing runs while it is captured";
+    if (cudaGraphInstantiate(&exec, graph) != cudaSuccess || cudaGraphDestroy(graph) != cudaSuccess)
+        return "a graph is instantiated";
+    for (int i = 0; i < 3; i++)
+        cudaGraphLaunch(exec, s);
+    cudaStreamSynchronize(s);
+    if (host[0] != 9)
+        return "three launches of it";
+    cudaGraphExecDestroy(exec);
+    for (int i = 0; i < 7; i++) {
+        cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal);
+        void *p;
+        cudaError_t e = i == 0   ? cudaStreamSynchronize(s)
+                        : i == 1 ? cudaMalloc(&p, 4)
+                        : i == 2 ? cudaMemcpyAsync(x, plain, 4, cudaMemcpyHostToDevice, s)
+                        : i == 3 ? cudaMemcpy(plain, x, 4, cudaMemcpyDeviceToHost)
+                        : i == 4 ? cudaEventSynchronize(before)
+                        : i == 5 ? cudaStreamWaitEvent(s, before, 0)
+                                 : cudaDeviceSynchronize();
+        cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+        cudaStreamIsCapturing(s, &status);
+        CUDA_LAUNCH(sets, 1, 1, 0, s, x, x, 100);
+        bool launched = cudaGetLastError() == cudaSuccess;
+        cudaError_t end = cudaStreamEndCapture(s, &graph);
+        if (!e || launched || status != cudaStreamCaptureStatusInvalidated || end != cudaErrorStreamCaptureInvalidated || graph)
+            return "a forbidden call ends a capture";
+    }
+    cudaGetLastError();
+    CUDA_LAUNCH(sets, 1, 1, 0, s, x, x, 1);
+    cudaStreamSynchronize(s);
+    cudaMemcpy(plain, x, 4, cudaMemcpyDeviceToHost);
+    return plain[0] == 10 && cudaGetLastError() == cudaSuccess ? "fine" : "the stream is as it was after it";
+}
+
+static void test_graphs(void)
+{
+    static const char *const orders[] = {"", "late", "early", "random"};
+    for (const char *order : orders) {
+        setenv("CUDAEMU_STREAMS", order, 1);
+        check_dies("a stream that is held", "got 8", [] { say(held(), 0, 0, 0); });
+        check_dies("capture and launch", "fine", [] {
+            fprintf(stderr, "%s", captured());
+            _exit(1);
+        });
+    }
+    unsetenv("CUDAEMU_STREAMS");
+    setenv("CUDAEMU_BREAK", "2", 1);
+    check_dies("a capture that breaks where it is told to", "two nodes", [] {
+        fprintf(stderr, "%s", captured());
+        _exit(1);
+    });
+    unsetenv("CUDAEMU_BREAK");
+}
+
 int main(void)
 {
     unsetenv("CUDAEMU_HIDE"); /* this program looks at device memory itself */
-    test_devices(); /* first: its children set the emulation up anew */
+    test_order(); /* first: their children set the emulation up anew */
+    test_graphs();
+    test_devices();
     test_lanes();
     test_sums();
     test_places();

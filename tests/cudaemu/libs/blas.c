@@ -1,16 +1,18 @@
 /* blas.c -- cuBLASLt's contract, as far as kernels/cuda/lib_blas.c uses it, in plain loops over "device" memory. It has no
- * algorithm for products with k = 97, so that the way back is taken too, and an algorithm fits the call that it was asked
- * for and no other: a cache that confuses two shapes is found.
+ * algorithm for products with some k, so that the ways back are taken too, and an algorithm fits the call that it was asked
+ * for and no other: a cache that confuses two shapes is found. e4m3 is held to what the documentation asks for.
  */
 #include <cublasLt.h>
 
 #include <math.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/dtype.h"
 
-#define WITHOUT 97
+/* Values of k without an algorithm: none; none with an epilogue; none with GELU; none in e4m3; none with scales of rows. */
+enum { WITHOUT = 97, WITHOUT_EPILOGUE = 176, WITHOUT_GELU = 208, WITHOUT_E4M3 = 224, WITHOUT_EACH_ROW = 240 };
 
 static int opened;
 
@@ -33,7 +35,7 @@ const char *cublasLtGetStatusString(cublasStatus_t s)
 
 cublasStatus_t cublasLtMatmulDescInit(cublasLtMatmulDesc_t d, cublasComputeType_t compute, cudaDataType_t scale)
 {
-    *d = (cublasLtMatmulDescOpaque_t){.epilogue = CUBLASLT_EPILOGUE_DEFAULT};
+    *d = (cublasLtMatmulDescOpaque_t){.epilogue = CUBLASLT_EPILOGUE_DEFAULT, .bias_type = -1};
     return compute == CUBLAS_COMPUTE_32F && scale == CUDA_R_32F ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
@@ -55,6 +57,14 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t d, cublasLtMa
         return take(&d->epilogue, sizeof d->epilogue, value, size);
     case CUBLASLT_MATMUL_DESC_BIAS_POINTER:
         return take(&d->bias, sizeof d->bias, value, size);
+    case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE:
+        return take(&d->bias_type, sizeof d->bias_type, value, size);
+    case CUBLASLT_MATMUL_DESC_A_SCALE_POINTER:
+    case CUBLASLT_MATMUL_DESC_B_SCALE_POINTER:
+        return take(&d->scale[what - CUBLASLT_MATMUL_DESC_A_SCALE_POINTER], sizeof d->scale[0], value, size);
+    case CUBLASLT_MATMUL_DESC_A_SCALE_MODE:
+    case CUBLASLT_MATMUL_DESC_B_SCALE_MODE:
+        return take(&d->scales[what - CUBLASLT_MATMUL_DESC_A_SCALE_MODE], sizeof d->scales[0], value, size);
     }
     return CUBLAS_STATUS_INVALID_VALUE;
 }
@@ -86,12 +96,45 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
 static void stamp(uint64_t data[8], const cublasLtMatmulDescOpaque_t *d, const cublasLtMatrixLayoutOpaque_t *a,
                   const cublasLtMatrixLayoutOpaque_t *b, const cublasLtMatrixLayoutOpaque_t *y)
 {
-    data[0] = (uint64_t)d->epilogue << 32 | (uint64_t)a->type;
+    data[0] = (uint64_t)d->epilogue << 32 | (uint64_t)d->scales[0] << 16 | (uint64_t)a->type;
     data[1] = a->rows;
     data[2] = a->cols;
     data[3] = b->cols;
     data[4] = (uint64_t)b->ld;
     data[5] = (uint64_t)y->ld;
+}
+
+static bool has_algorithm(const cublasLtMatmulDescOpaque_t *d, const cublasLtMatrixLayoutOpaque_t *a)
+{
+    const char *sm = getenv("CUDAEMU_SM");
+    bool each_row = d->scales[0] != 0, fp8 = a->type == CUDA_R_8F_E4M3;
+    if (fp8 && (!sm || atoi(sm) < 89 || (each_row && atoi(sm) != 90)))
+        return false;
+    switch (a->rows) {
+    case WITHOUT:
+        return false;
+    case WITHOUT_EPILOGUE:
+        return d->epilogue == CUBLASLT_EPILOGUE_DEFAULT;
+    case WITHOUT_GELU:
+        return !(d->epilogue & CUBLASLT_EPILOGUE_GELU);
+    case WITHOUT_E4M3:
+        return !fp8;
+    case WITHOUT_EACH_ROW:
+        return !each_row;
+    default:
+        return true;
+    }
+}
+
+/* What the documentation asks for beside e4m3 operands, and forbids beside others. */
+static bool scales_fit(const cublasLtMatmulDescOpaque_t *d, const cublasLtMatrixLayoutOpaque_t *a,
+                       const cublasLtMatrixLayoutOpaque_t *b, const cublasLtMatrixLayoutOpaque_t *y)
+{
+    if (a->type != CUDA_R_8F_E4M3)
+        return !d->scale[0] && !d->scale[1] && !d->scales[0] && !d->scales[1] && d->bias_type == -1;
+    bool bias = !(d->epilogue & CUBLASLT_EPILOGUE_BIAS) || d->bias_type == CUDA_R_16BF;
+    bool modes = d->scales[0] == d->scales[1] && (d->scales[0] == 0 || (d->scale[0] && d->scale[1]));
+    return bias && modes && a->rows % 16 == 0 && a->ld % 16 == 0 && b->ld % 16 == 0 && y->rows % 4 == 0 && y->ld % 4 == 0;
 }
 
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmulDesc_t d, cublasLtMatrixLayout_t a,
@@ -105,7 +148,9 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmul
     if ((void *)h != &opened || wanted < 1 || c != y || p->schemes != 2)
         return CUBLAS_STATUS_INVALID_VALUE;
     *ret_n = 0;
-    if (a->rows == WITHOUT)
+    if (!scales_fit(d, a, b, y))
+        return CUBLAS_STATUS_INVALID_VALUE;
+    if (!has_algorithm(d, a))
         return CUBLAS_STATUS_NOT_SUPPORTED;
     stamp(ret->algo.data, d, a, b, y);
     for (int i = 0; i < 4; i++)
@@ -119,8 +164,9 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmul
 static float element(const void *p, cudaDataType_t type, int64_t i)
 {
     float v = 0;
-    bool wide = type == CUDA_R_32F;
-    dtype_read_f32(&v, (const char *)p + i * (wide ? 4 : 2), wide ? DTYPE_F32 : DTYPE_BF16, 1, 1);
+    enum dtype t = type == CUDA_R_32F ? DTYPE_F32 : type == CUDA_R_16F ? DTYPE_F16 : type == CUDA_R_16BF ? DTYPE_BF16
+                                                                                                         : DTYPE_F8E4M3;
+    dtype_read_f32(&v, (const char *)p + i * (int64_t)dtype_bytes(t), t, 1, 1);
     return v;
 }
 
@@ -139,13 +185,42 @@ static double dot(const void *a, const cublasLtMatrixLayoutOpaque_t *la, const v
     return sum;
 }
 
+/* The scales of row i of op(a) and column j of b. */
+static double scale(const cublasLtMatmulDescOpaque_t *d, int64_t i, int64_t j)
+{
+    bool each = d->scales[0] == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+    double a = d->scale[0] ? (double)d->scale[0][each ? i : 0] : 1, b = d->scale[1] ? (double)d->scale[1][each ? j : 0] : 1;
+    return a * b;
+}
+
 static double finish(const cublasLtMatmulDescOpaque_t *d, double sum, int64_t i)
 {
     if (d->epilogue & CUBLASLT_EPILOGUE_BIAS)
-        sum += (double)((const float *)d->bias)[i];
+        sum += (double)element(d->bias, d->bias_type < 0 ? CUDA_R_32F : (cudaDataType_t)d->bias_type, i);
     if (d->epilogue & CUBLASLT_EPILOGUE_GELU)
         sum = sum / 2 * (1 + tanh(0.7978845608028654 * (sum + 0.044715 * sum * sum * sum)));
     return sum;
+}
+
+/* A product as the stream sees it when its turn comes. */
+struct product {
+    cublasLtMatmulDescOpaque_t d;
+    cublasLtMatrixLayoutOpaque_t la, lb, ly;
+    const void *a, *b;
+    void *y, *workspace;
+    float by, keep;
+};
+
+static void multiply(void *arg)
+{
+    const struct product *p = arg;
+    memset(p->workspace, 0xff, 4096); /* it is the library's */
+    for (int64_t i = 0; i < (int64_t)(p->ly.rows * p->ly.cols); i++) {
+        int64_t row = i % (int64_t)p->ly.rows, column = i / (int64_t)p->ly.rows;
+        float *dst = (float *)p->y + column * p->ly.ld + row;
+        double sum = (double)p->by * scale(&p->d, row, column) * dot(p->a, &p->la, p->b, &p->lb, row, column);
+        *dst = (float)finish(&p->d, p->keep != 0 ? sum + (double)p->keep * (double)*dst : sum, row);
+    }
 }
 
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t d, const void *alpha, const void *a,
@@ -153,22 +228,16 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t d, const 
                               const void *c, cublasLtMatrixLayout_t lc, void *y, cublasLtMatrixLayout_t ly,
                               const cublasLtMatmulAlgo_t *algo, void *workspace, size_t workspace_bytes, cudaStream_t s)
 {
+    struct product p = {*d, *la, *lb, *ly, a, b, y, workspace, 0, 0};
     uint64_t now[8] = {0}, align = algo->data[6];
-    float by, keep;
-    (void)s;
     stamp(now, d, la, lb, ly);
-    memcpy(&by, alpha, sizeof by);
-    memcpy(&keep, beta, sizeof keep);
+    memcpy(&p.by, alpha, sizeof p.by);
+    memcpy(&p.keep, beta, sizeof p.keep);
     bool fits = (void *)h == &opened && memcmp(now, algo->data, 6 * sizeof *now) == 0 && d->turned == CUBLAS_OP_T;
+    fits = fits && scales_fit(d, la, lb, ly) && (la->type != CUDA_R_8F_E4M3 || (aligned(a, 16) && aligned(b, 16)));
     fits = fits && c == y && lc == ly && la->rows == lb->rows && la->cols == ly->rows && lb->cols == ly->cols;
+    fits = fits && workspace_bytes >= 4096;
     if (!fits || !aligned(a, align >> 48) || !aligned(b, align >> 32 & 0xffff) || !aligned(y, align & 0xffff))
         return CUBLAS_STATUS_INVALID_VALUE;
-    memset(workspace, 0xff, workspace_bytes < 4096 ? workspace_bytes : 4096); /* it is the library's */
-    for (int64_t i = 0; i < (int64_t)(ly->rows * ly->cols); i++) {
-        int64_t row = i % (int64_t)ly->rows, column = i / (int64_t)ly->rows;
-        float *dst = (float *)y + column * ly->ld + row;
-        double sum = (double)by * dot(a, la, b, lb, row, column);
-        *dst = (float)finish(d, keep != 0 ? sum + (double)keep * (double)*dst : sum, row);
-    }
-    return CUBLAS_STATUS_SUCCESS;
+    return cudaemu_enqueue(s, multiply, &p, sizeof p) == 0 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
 }

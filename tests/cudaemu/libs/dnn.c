@@ -6,6 +6,7 @@
 #include <cudnn.h>
 
 #include <math.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "common/mem.h"
@@ -27,27 +28,31 @@ struct descriptor {
     struct attribute list[ATTRIBUTES];
 };
 
-static int open_handles, open_descriptors;
+struct cudnnContext {
+    cudaStream_t stream;
+};
+
+static atomic_int open_handles, open_descriptors;
 
 cudnnStatus_t cudnnCreate(cudnnHandle_t *h)
 {
-    *h = (cudnnHandle_t)(void *)&open_handles;
+    *h = mem_zalloc(sizeof **h);
     open_handles++;
-    return CUDNN_STATUS_SUCCESS;
+    return *h ? CUDNN_STATUS_SUCCESS : CUDNN_STATUS_INTERNAL_ERROR;
 }
 
 /* A descriptor that is left over is a leak of the caller's. */
 cudnnStatus_t cudnnDestroy(cudnnHandle_t h)
 {
-    (void)h;
-    if (--open_handles != 0 || open_descriptors != 0)
+    mem_free(h);
+    if (--open_handles == 0 && open_descriptors != 0)
         __builtin_trap();
     return CUDNN_STATUS_SUCCESS;
 }
 
 cudnnStatus_t cudnnSetStream(cudnnHandle_t h, cudaStream_t s)
 {
-    (void)h;
+    h->stream = s;
     return s ? CUDNN_STATUS_SUCCESS : CUDNN_STATUS_BAD_PARAM;
 }
 
@@ -213,18 +218,20 @@ static void set(const struct operand *o, int64_t at, double value)
     dtype_write_f32(o->data + 2 * at, DTYPE_BF16, &v, 1);
 }
 
-static void convolve(const struct descriptor *op, const struct descriptor *pack)
+/* An execution as the stream sees it when its turn comes: descriptors may be gone by then. */
+struct execution {
+    struct operand a, b, c, y; /* x and weights; or q, k, v */
+    int64_t stride[3];
+    double scale;
+    void *workspace;
+};
+
+static void convolve(void *arg)
 {
-    const struct descriptor *c = part(op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC);
-    struct operand x = bound(pack, part(op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X)),
-                   w = bound(pack, part(op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W)),
-                   y = bound(pack, part(op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y));
-    int64_t s[3], taps = w.n[2] * w.n[3] * w.n[4];
-    for (int i = 0; i < 3; i++) {
-        s[i] = number(c, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, i);
-        if (number(c, CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, i) || (x.n[2 + i] - w.n[2 + i]) / s[i] + 1 != y.n[2 + i])
-            __builtin_trap();
-    }
+    const struct execution *e = arg;
+    struct operand x = e->a, w = e->b, y = e->y;
+    const int64_t *s = e->stride, taps = w.n[2] * w.n[3] * w.n[4];
+    memset(e->workspace, 0xff, 4096); /* it is the library's: operands lie elsewhere */
     for (int64_t i = 0; i < y.n[1] * y.n[2] * y.n[3] * y.n[4]; i++) {
         int64_t u = i % y.n[4], v = i / y.n[4] % y.n[3], t = i / y.n[4] / y.n[3] % y.n[2], o = i / y.n[4] / y.n[3] / y.n[2];
         double sum = 0;
@@ -246,14 +253,12 @@ static double score(const struct operand *q, const struct operand *k, int64_t at
     return exp(scale * sum); /* the test's scores are small */
 }
 
-static void attend(const struct descriptor *op, const struct descriptor *pack)
+static void attend(void *arg)
 {
-    struct operand q = bound(pack, part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_QDESC)),
-                   k = bound(pack, part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_KDESC)),
-                   v = bound(pack, part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_VDESC)),
-                   o = bound(pack, part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_ODESC)),
-                   scale = bound(pack, part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_SCALEDESC));
-    double by = (double)*(const float *)(void *)scale.data, sum[128];
+    const struct execution *e = arg;
+    struct operand q = e->a, k = e->b, v = e->c, o = e->y;
+    double by = e->scale, sum[128];
+    memset(e->workspace, 0xff, 4096);
     for (int64_t i = 0; i < q.n[1] * q.n[2]; i++) {
         int64_t h = i / q.n[2], row = i % q.n[2], hk = h / (q.n[1] / k.n[1]);
         double total = 0;
@@ -269,18 +274,38 @@ static void attend(const struct descriptor *op, const struct descriptor *pack)
     }
 }
 
+static void bind_conv(struct execution *e, const struct descriptor *op, const struct descriptor *pack)
+{
+    const struct descriptor *c = part(op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC);
+    e->a = bound(pack, part(op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X));
+    e->b = bound(pack, part(op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W));
+    e->y = bound(pack, part(op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y));
+    for (int i = 0; i < 3; i++) {
+        e->stride[i] = number(c, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, i);
+        if (number(c, CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, i) ||
+            (e->a.n[2 + i] - e->b.n[2 + i]) / e->stride[i] + 1 != e->y.n[2 + i])
+            __builtin_trap();
+    }
+}
+
+static void bind_attention(struct execution *e, const struct descriptor *op, const struct descriptor *pack)
+{
+    e->a = bound(pack, part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_QDESC));
+    e->b = bound(pack, part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_KDESC));
+    e->c = bound(pack, part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_VDESC));
+    e->y = bound(pack, part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_ODESC));
+    e->scale = (double)*(const float *)(void *)bound(pack, part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_SCALEDESC)).data;
+}
+
 cudnnStatus_t cudnnBackendExecute(cudnnHandle_t h, cudnnBackendDescriptor_t plan, cudnnBackendDescriptor_t pack)
 {
     const struct descriptor *config = part(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG), *op = operation_of(config);
-    (void)h;
-    if (config->engine != 2 || !((struct descriptor *)pack)->finished)
+    struct execution e = {0};
+    if (!h->stream || config->engine != 2 || !((struct descriptor *)pack)->finished)
         return CUDNN_STATUS_EXECUTION_FAILED;
-    void *workspace;
-    memcpy(&workspace, find(pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE)->bytes, sizeof workspace);
-    memset(workspace, 0xff, 4096); /* it is the library's: operands lie elsewhere */
-    if (op->type == CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR)
-        attend(op, pack);
-    else
-        convolve(op, pack);
-    return CUDNN_STATUS_SUCCESS;
+    memcpy(&e.workspace, find(pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE)->bytes, sizeof e.workspace);
+    const bool is_attention = op->type == CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR;
+    (is_attention ? bind_attention : bind_conv)(&e, op, pack);
+    return cudaemu_enqueue(h->stream, is_attention ? attend : convolve, &e, sizeof e) == 0 ? CUDNN_STATUS_SUCCESS
+                                                                                           : CUDNN_STATUS_EXECUTION_FAILED;
 }

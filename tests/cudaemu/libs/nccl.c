@@ -24,16 +24,6 @@
 
 #include "common/mem.h"
 
-static void cudaemu_hold(cudaStream_t s)
-{
-    cudaStreamSynchronize(s);
-}
-
-static void cudaemu_release(cudaStream_t s)
-{
-    (void)s;
-}
-
 enum { RANKS_MAX = 64, GROUP_MAX = 2 * RANKS_MAX };
 
 /* One send or receive. */
@@ -51,6 +41,8 @@ struct work {
     cudaStream_t stream;
     struct piece piece[GROUP_MAX];
     int n, number;
+    bool held;        /* the stream waits for it from here on */
+    bool ready, over; /* ready: what the stream has before it is done. The later of both frees it */
 };
 
 struct clique {
@@ -217,20 +209,35 @@ static void perform(struct ncclComm *c, struct work *w)
     withdraw(c, w);
 }
 
+static void get_ready(void *arg)
+{
+    struct work *w = *(struct work **)arg;
+    pthread_mutex_lock(&lock);
+    w->ready = true;
+    pthread_cond_broadcast(&changed);
+    if (w->over)
+        mem_free(w);
+    pthread_mutex_unlock(&lock);
+}
+
 static void *serve(void *arg)
 {
     struct ncclComm *c = arg;
     pthread_mutex_lock(&lock);
     while (!c->ending || c->works) {
         struct work *w = c->works;
-        if (!w) {
+        if (!w || !w->held || (!w->ready && !c->aborted)) {
             pthread_cond_wait(&changed, &lock);
             continue;
         }
         perform(c, w);
+        pthread_mutex_unlock(&lock);
         cudaemu_release(w->stream);
+        pthread_mutex_lock(&lock);
         c->works = w->next;
-        mem_free(w);
+        w->over = true;
+        if (w->ready)
+            mem_free(w);
         pthread_cond_broadcast(&changed);
     }
     pthread_mutex_unlock(&lock);
@@ -289,7 +296,7 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t c, ncclResult_t *error)
 {
     pthread_mutex_lock(&lock);
     *error = c->state;
-    if (c->state == ncclInProgress && c->n_works && !c->finalizes && !c->works)
+    if (c->state == ncclInProgress && c->n_works && !c->finalizes)
         c->state = ncclSuccess; /* the next time it is over: what was given lies on the stream */
     pthread_mutex_unlock(&lock);
     return ncclSuccess;
@@ -401,14 +408,16 @@ ncclResult_t ncclGroupEnd(void)
         mem_free(w);
         return now;
     }
-    pthread_mutex_unlock(&lock);
-    cudaemu_hold(w->stream);
-    pthread_mutex_lock(&lock);
     w->number = ++c->n_works;
     c->state = ncclInProgress;
     for (at = &c->works; *at;)
         at = &(*at)->next;
     *at = w;
+    pthread_mutex_unlock(&lock);
+    cudaemu_enqueue(w->stream, get_ready, &w, sizeof(struct work *));
+    cudaemu_hold(w->stream);
+    pthread_mutex_lock(&lock);
+    w->held = true;
     pthread_cond_broadcast(&changed);
     pthread_mutex_unlock(&lock);
     return ncclInProgress;
