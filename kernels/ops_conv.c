@@ -23,26 +23,50 @@ static bool check_conv(struct run *r, struct tensor x, struct tensor w, struct t
     return op_check_act(r, c->act);
 }
 
+/* The checked convolution with nothing left to default, and its result's shape. */
+static bool conv_shape(struct run *r, struct tensor x, struct tensor w, struct tensor b, const struct conv *c,
+                       struct conv *ret, int64_t shape[4])
+{
+    if (!check_conv(r, x, w, b, c))
+        return false;
+    *ret = *c;
+    ret->groups = c->groups ? c->groups : 1;
+    shape[3] = w.shape[0];
+    for (int i = 0; i < 3; i++) {
+        ret->stride[i] = c->stride[i] ? c->stride[i] : 1;
+        shape[i] = windows(x.shape[i], c->pad_before[i] + c->pad_after[i], w.shape[2 + i], ret->stride[i]);
+        if (shape[i] < 1)
+            return op_misfit(r, "x", x, "w", w, "the kernel is larger than the padded input");
+    }
+    return true;
+}
+
 struct tensor op_conv(struct run *r, struct tensor x, struct tensor w, struct tensor b, const struct conv *c)
 {
+    struct conv full;
+    int64_t shape[4];
     op_begin(r, "op_conv");
-    if (!check_conv(r, x, w, b, c))
+    if (!conv_shape(r, x, w, b, c, &full, shape))
         return TENSOR_NONE;
-    struct conv full = *c;
-    full.groups = c->groups ? c->groups : 1;
-    int64_t shape[4] = {0, 0, 0, w.shape[0]};
-    for (int i = 0; i < 3; i++) {
-        full.stride[i] = c->stride[i] ? c->stride[i] : 1;
-        shape[i] = windows(x.shape[i], c->pad_before[i] + c->pad_after[i], w.shape[2 + i], full.stride[i]);
-        if (shape[i] < 1) {
-            op_misfit(r, "x", x, "w", w, "the kernel is larger than the padded input");
-            return TENSOR_NONE;
-        }
-    }
     struct tensor y = run_new(r, DTYPE_F32, 4, shape);
     op_count(r, 2.0 * (double)tensor_rows(y) * (double)tensor_count(w), 4, x, w, b, y);
     OP_CALL(r, conv, y, x, w, b, &full);
     return y;
+}
+
+void op_conv_into(struct run *r, struct tensor dst, struct tensor x, struct tensor w, struct tensor b, const struct conv *c)
+{
+    struct conv full;
+    int64_t shape[4];
+    op_begin(r, "op_conv_into");
+    if (!op_check_f32(r, "dst", dst) || !conv_shape(r, x, w, b, c, &full, shape))
+        return;
+    if (!tensor_same_shape(dst, tensor_of(NULL, DTYPE_F32, 4, shape)) || !tensor_is_contiguous(dst)) {
+        op_misfit(r, "dst", dst, "x", x, "it is not contiguous, or not as large as the convolution's result");
+        return;
+    }
+    op_count(r, 2.0 * (double)tensor_rows(dst) * (double)tensor_count(w), 4, x, w, b, dst);
+    OP_CALL(r, conv, dst, x, w, b, &full);
 }
 
 /* PyTorch's ceil_mode: the last window may hang over the end but must start inside the input or its front

@@ -121,6 +121,46 @@ struct tensor op_group_norm(struct run *r, struct tensor x, struct tensor w, str
     return y;
 }
 
+struct tensor op_group_stats(struct run *r, struct tensor x, int groups)
+{
+    op_begin(r, "op_group_stats");
+    if (!op_check_f32(r, "x", x) || !op_check_dims(r, "x", x, 4))
+        return TENSOR_NONE;
+    if (groups < 1 || x.shape[3] % groups != 0) {
+        op_refuse(r, "x", x, "the channels cannot be split into that many groups");
+        return TENSOR_NONE;
+    }
+    struct tensor y = run_new(r, DTYPE_F32, 2, SHAPE(groups, 3));
+    op_count(r, 3.0 * (double)tensor_count(x), 2, x, y);
+    OP_CALL(r, group_stats, y, x, groups);
+    return y;
+}
+
+static bool check_stats(struct run *r, struct tensor x, struct tensor stats)
+{
+    if (!op_check_f32(r, "stats", stats) || tensor_dim(stats, -1) != 3 || (stats.n_dims != 2 && stats.n_dims != 3) ||
+        !tensor_is_contiguous(stats) || stats.shape[0] < 1)
+        return op_refuse(r, "stats", stats, "they are not [groups, 3] or [pieces, groups, 3]");
+    const int64_t groups = tensor_dim(stats, -2);
+    if (groups < 1 || x.shape[3] % groups != 0)
+        return op_misfit(r, "x", x, "stats", stats, "the channels cannot be split into that many groups");
+    return true;
+}
+
+void op_group_apply(struct run *r, struct tensor dst, struct tensor x, struct tensor stats, struct tensor w,
+                    struct tensor b, float eps, enum act act)
+{
+    op_begin(r, "op_group_apply");
+    if (!op_check_f32(r, "x", x) || !op_check_dims(r, "x", x, 4) || !op_check_f32(r, "dst", dst) ||
+        !op_check_same(r, "dst", dst, "x", x) || !op_check_act(r, act))
+        return;
+    if (!op_check_vector(r, "w", w, x.shape[3], false) || !op_check_vector(r, "b", b, x.shape[3], false) ||
+        !check_stats(r, x, stats))
+        return;
+    op_count(r, 5.0 * (double)tensor_count(x), 5, x, stats, w, b, dst);
+    OP_CALL(r, group_apply, dst, x, stats, w, b, eps, act);
+}
+
 struct tensor op_batch_norm(struct run *r, struct tensor x, struct tensor w, struct tensor b,
                             struct tensor mean, struct tensor var, float eps, enum act act)
 {

@@ -18,6 +18,9 @@
     X(rms_norm, struct tensor y, struct tensor x, struct tensor w, float eps)                                        \
     X(group_norm, struct tensor y, struct tensor x, struct tensor w, struct tensor b, int groups, float eps,         \
       enum act act)                                                                                                  \
+    X(group_stats, struct tensor y, struct tensor x, int groups)                                                     \
+    X(group_apply, struct tensor y, struct tensor x, struct tensor stats, struct tensor w, struct tensor b,          \
+      float eps, enum act act)                                                                                       \
     X(batch_norm, struct tensor y, struct tensor x, struct tensor w, struct tensor b, struct tensor mean,            \
       struct tensor var, float eps, enum act act)                                                                    \
     X(attention, struct tensor y, struct tensor q, struct tensor k, struct tensor v, struct attn a)                  \

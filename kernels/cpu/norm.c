@@ -108,7 +108,6 @@ struct group_job {
     const float *w, *b;
     struct moments *chunks;                    /* [n_chunks][groups] */
     int64_t c, groups, n_rows, rows, n_chunks; /* rows: in a chunk */
-    float eps;
     enum act act;
 };
 
@@ -154,7 +153,12 @@ static void chunk_moments(const struct group_job *j, int64_t chunk)
     }
 }
 
-static struct moments join(const struct group_job *j, int64_t g)
+/* What op_group_stats says of group g. */
+struct group {
+    float count, mean, var;
+};
+
+static struct group join(const struct group_job *j, int64_t g)
 {
     double per = (double)(j->c / j->groups), mean = 0, m2 = 0;
     for (int64_t i = 0; i < j->n_chunks; i++)
@@ -164,60 +168,119 @@ static struct moments join(const struct group_job *j, int64_t g)
         struct moments m = j->chunks[i * j->groups + g];
         m2 += m.m2 + per * (double)rows_in(j, i) * (m.mean - mean) * (m.mean - mean);
     }
-    return (struct moments){mean, m2};
+    return (struct group){(float)j->n_rows, (float)mean, (float)(m2 / ((double)j->n_rows * per))};
+}
+
+/* n pieces, from one such list [n][groups], as one tensor. */
+static struct group join_pieces(const struct group *list, int64_t n, int64_t groups, int64_t g)
+{
+    double count = 0, mean = 0, var = 0;
+    for (const struct group *p = list + g; p < list + n * groups; p += groups) {
+        count += (double)p->count;
+        mean += (double)p->count * (double)p->mean;
+    }
+    mean /= count;
+    for (const struct group *p = list + g; p < list + n * groups; p += groups)
+        var += (double)p->count * ((double)p->var + ((double)p->mean - mean) * ((double)p->mean - mean));
+    return (struct group){(float)count, (float)mean, (float)(var / count)};
 }
 
 /* y = act((x - mean) mul + b) for a chunk. */
 static void chunk_apply(const struct group_job *j, int64_t chunk, const float *mean, const float *mul)
 {
     int64_t n = rows_in(j, chunk), first = chunk * j->rows;
+    bool whole = tensor_is_contiguous(j->y);
     for (int64_t i = 0; i < n; i++) {
         const float *p = ref_row(j->x, first + i);
-        float *q = (float *)j->y.data + (first + i) * j->c;
+        float *q = ref_row(j->y, first + i);
 #pragma omp simd
         for (int64_t k = 0; k < j->c; k++)
             q[k] = (p[k] - mean[k]) * mul[k] + j->b[k];
+        if (!whole)
+            isa_act_row(q, j->c, j->act);
     }
-    isa_act_row((float *)j->y.data + first * j->c, n * j->c, j->act);
+    if (whole)
+        isa_act_row(ref_row(j->y, first), n * j->c, j->act);
 }
 
-static void group_norm(const struct group_job *j)
+static void group_stats(const struct group_job *j, struct group *ret)
 {
-    float mean[CHANNELS_MAX], mul[CHANNELS_MAX];
-    bool many = j->c * j->n_rows >= ROWS_MANY;
-    int64_t per = j->c / j->groups;
-#pragma omp parallel for schedule(static) if (many)
+#pragma omp parallel for schedule(static) if (j->c * j->n_rows >= ROWS_MANY)
     for (int64_t i = 0; i < j->n_chunks; i++)
         chunk_moments(j, i);
+    for (int64_t g = 0; g < j->groups; g++)
+        ret[g] = join(j, g);
+}
+
+static void group_apply(const struct group_job *j, const struct group *list, int64_t n, float eps)
+{
+    float mean[CHANNELS_MAX], mul[CHANNELS_MAX];
+    int64_t per = j->c / j->groups;
     for (int64_t g = 0; g < j->groups; g++) {
-        struct moments m = join(j, g);
-        double inv = 1 / sqrt(m.m2 / (double)(j->n_rows * per) + (double)j->eps);
+        struct group s = join_pieces(list, n, j->groups, g);
+        double inv = 1 / sqrt((double)s.var + (double)eps);
         for (int64_t k = g * per; k < (g + 1) * per; k++) {
-            mean[k] = (float)m.mean;
+            mean[k] = s.mean;
             mul[k] = (float)(inv * (double)j->w[k]);
         }
     }
-#pragma omp parallel for schedule(static) if (many)
+#pragma omp parallel for schedule(static) if (j->c * j->n_rows >= ROWS_MANY)
     for (int64_t i = 0; i < j->n_chunks; i++)
         chunk_apply(j, i, mean, mul);
+}
+
+static struct group_job group_job(struct tensor y, struct tensor x, int64_t groups, enum act act)
+{
+    struct group_job j = {.y = y, .x = x, .c = x.shape[3], .groups = groups, .n_rows = tensor_rows(x), .act = act};
+    j.rows = CHUNK / j.c > 0 ? CHUNK / j.c : 1;
+    j.n_chunks = (j.n_rows + j.rows - 1) / j.rows;
+    return j;
+}
+
+int ISA_FN(group_stats)(struct run *r, struct tensor y, struct tensor x, int groups)
+{
+    cpu_begin(r);
+    struct group_job j = group_job(TENSOR_NONE, x, groups, ACT_NONE);
+    if (j.c > CHANNELS_MAX || j.n_rows == 0)
+        return cpu_ref_group_stats(r, y, x, groups);
+    j.chunks = cpu_slot(r, CPU_STATS, (size_t)(j.n_chunks * groups) * sizeof *j.chunks);
+    if (run_failed(r))
+        return r->err.code;
+    group_stats(&j, (struct group *)y.data);
+    return 0;
+}
+
+int ISA_FN(group_apply)(struct run *r, struct tensor y, struct tensor x, struct tensor stats, struct tensor w,
+                        struct tensor b, float eps, enum act act)
+{
+    cpu_begin(r);
+    int64_t groups = tensor_dim(stats, -2);
+    struct group_job j = group_job(y, x, groups, act);
+    if (j.c > CHANNELS_MAX || j.n_rows == 0)
+        return cpu_ref_group_apply(r, y, x, stats, w, b, eps, act);
+    j.w = cpu_vector(r, CPU_GATE, w, j.c, 1);
+    j.b = cpu_vector(r, CPU_BIAS, b, j.c, 0);
+    if (run_failed(r))
+        return r->err.code;
+    group_apply(&j, stats.data, tensor_rows(stats) / groups, eps);
+    return 0;
 }
 
 int ISA_FN(group_norm)(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b,
                        int groups, float eps, enum act act)
 {
     cpu_begin(r);
-    struct group_job j = {
-        .y = y, .x = x, .c = x.shape[3], .groups = groups, .n_rows = tensor_rows(x), .eps = eps, .act = act};
+    struct group_job j = group_job(y, x, groups, act);
     if (j.c > CHANNELS_MAX || j.n_rows == 0)
         return cpu_ref_group_norm(r, y, x, w, b, groups, eps, act);
-    j.rows = CHUNK / j.c > 0 ? CHUNK / j.c : 1;
-    j.n_chunks = (j.n_rows + j.rows - 1) / j.rows;
     j.w = cpu_vector(r, CPU_GATE, w, j.c, 1);
     j.b = cpu_vector(r, CPU_BIAS, b, j.c, 0);
     j.chunks = cpu_slot(r, CPU_STATS, (size_t)(j.n_chunks * groups) * sizeof *j.chunks);
+    struct group *list = cpu_slot(r, CPU_MEAN, (size_t)groups * sizeof *list);
     if (run_failed(r))
         return r->err.code;
-    group_norm(&j);
+    group_stats(&j, list);
+    group_apply(&j, list, 1, eps);
     return 0;
 }
 

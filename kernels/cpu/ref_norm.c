@@ -71,11 +71,11 @@ int cpu_ref_rms_norm(struct run *r, struct tensor y, struct tensor x, struct ten
 }
 
 struct stats {
-    double mean, inv;
+    double mean, var;
 };
 
-/* Of channels [first, first + n) over all rows. */
-static struct stats group_stats(struct tensor x, int64_t first, int64_t n, float eps)
+/* Of channels [first, first + n) over all rows; var is the variance. */
+static struct stats group_stats(struct tensor x, int64_t first, int64_t n)
 {
     int64_t n_rows = tensor_rows(x);
     double mean = 0, var = 0, count = (double)n_rows * (double)n;
@@ -90,7 +90,19 @@ static struct stats group_stats(struct tensor x, int64_t first, int64_t n, float
         for (int64_t k = 0; k < n; k++)
             var += ((double)p[k] - mean) * ((double)p[k] - mean);
     }
-    return (struct stats){mean, 1 / sqrt(var / count + (double)eps)};
+    return (struct stats){mean, var / count};
+}
+
+static void group_apply(struct tensor y, struct tensor x, int64_t first, int64_t n, struct stats s, float eps,
+                        const float *mul, const float *add)
+{
+    double inv = 1 / sqrt(s.var + (double)eps);
+    for (int64_t i = 0; i < tensor_rows(x); i++) {
+        const float *p = ref_row(x, i);
+        float *q = ref_row(y, i);
+        for (int64_t k = first; k < first + n; k++)
+            q[k] = (float)(((double)p[k] - s.mean) * inv * (double)mul[k] + (double)add[k]);
+    }
 }
 
 int cpu_ref_group_norm(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b,
@@ -98,15 +110,52 @@ int cpu_ref_group_norm(struct run *r, struct tensor y, struct tensor x, struct t
 {
     int64_t c = x.shape[3], n = c / groups;
     float *mul = parameter(r, w, c, 1), *add = parameter(r, b, c, 0);
-    for (int64_t first = 0; mul && add && first < c; first += n) {
-        struct stats s = group_stats(x, first, n, eps);
-        for (int64_t i = 0; i < tensor_rows(x); i++) {
-            const float *p = ref_row(x, i);
-            float *q = ref_row(y, i);
-            for (int64_t k = first; k < first + n; k++)
-                q[k] = (float)(((double)p[k] - s.mean) * s.inv * (double)mul[k] + (double)add[k]);
-        }
+    for (int64_t first = 0; mul && add && first < c; first += n)
+        group_apply(y, x, first, n, group_stats(x, first, n), eps, mul, add);
+    mem_free(mul);
+    mem_free(add);
+    return run_failed(r) ? r->err.code : cpu_ref_act(r, y, act);
+}
+
+int cpu_ref_group_stats(struct run *r, struct tensor y, struct tensor x, int groups)
+{
+    (void)r;
+    int64_t n = x.shape[3] / groups;
+    for (int64_t g = 0; g < groups; g++) {
+        struct stats s = group_stats(x, g * n, n);
+        float *q = ref_row(y, g);
+        q[0] = (float)tensor_rows(x);
+        q[1] = (float)s.mean;
+        q[2] = (float)s.var;
     }
+    return 0;
+}
+
+/* Group g of n pieces, as of one tensor: the variance is that within them and that of their means. */
+static struct stats joined(struct tensor stats, int64_t g)
+{
+    int64_t groups = tensor_dim(stats, -2), n = tensor_rows(stats) / groups;
+    double count = 0, mean = 0, var = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const float *p = ref_row(stats, i * groups + g);
+        count += (double)p[0];
+        mean += (double)p[0] * (double)p[1];
+    }
+    mean /= count;
+    for (int64_t i = 0; i < n; i++) {
+        const float *p = ref_row(stats, i * groups + g);
+        var += (double)p[0] * ((double)p[2] + ((double)p[1] - mean) * ((double)p[1] - mean));
+    }
+    return (struct stats){mean, var / count};
+}
+
+int cpu_ref_group_apply(struct run *r, struct tensor y, struct tensor x, struct tensor stats, struct tensor w,
+                        struct tensor b, float eps, enum act act)
+{
+    int64_t c = x.shape[3], n = c / tensor_dim(stats, -2);
+    float *mul = parameter(r, w, c, 1), *add = parameter(r, b, c, 0);
+    for (int64_t first = 0; mul && add && first < c; first += n)
+        group_apply(y, x, first, n, joined(stats, first / n), eps, mul, add);
     mem_free(mul);
     mem_free(add);
     return run_failed(r) ? r->err.code : cpu_ref_act(r, y, act);

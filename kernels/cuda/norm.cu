@@ -160,7 +160,7 @@ struct norm_sums {
 };
 
 struct norm_stats {
-    double mean, inv;
+    double mean, var, inv; /* inv: 1 / sqrt(var + eps) */
 };
 
 #define CHUNKS 512 /* blocks that share the rows of a slice */
@@ -223,11 +223,27 @@ static __global__ void group_stats(struct norm_group f)
     if (lane > 0)
         return;
     double var = d2 - d * d;
-    struct norm_stats s = {(double)cuda_row_f32(f.x, 0)[group * f.n] + d, 1 / sqrt((var > 0      ? var
-                                                                                    : var != var ? var
-                                                                                                 : 0) +
-                                                                                   f.eps)};
-    f.stats[group] = s;
+    var = var > 0 || var != var ? var : 0;
+    f.stats[group] = {(double)cuda_row_f32(f.x, 0)[group * f.n] + d, var, 1 / sqrt(var + f.eps)};
+}
+
+/* Statistics of x by group, in the device's work memory; NULL after a failure. */
+static struct norm_stats *group_stats_of(struct run *r, struct tensor x, int groups, float eps)
+{
+    struct norm_group f = {cuda_rows_of(x), NULL, NULL, 0, groups, x.shape[3] / groups, 1, (double)eps};
+    f.slice = f.n < THREADS ? THREADS / f.n : 1;
+    f.slice = f.slice < groups ? f.slice : groups;
+    int64_t slices = (groups + f.slice - 1) / f.slice;
+    f.n_chunks = f.x.n_rows < CHUNKS ? f.x.n_rows : CHUNKS;
+    size_t bytes = ((size_t)f.n_chunks * (size_t)groups * sizeof *f.sums + 255) / 256 * 256;
+    f.sums = (struct norm_sums *)cuda_work(r, 0, bytes);
+    f.stats = (struct norm_stats *)cuda_work(r, bytes, (size_t)groups * sizeof *f.stats);
+    if (!f.sums || !f.stats)
+        return NULL;
+    cudaStream_t stream = cuda_of(r)->compute;
+    CUDA_LAUNCH(group_sums, dim3((unsigned)f.n_chunks, (unsigned)slices), THREADS, 0, stream, f);
+    CUDA_LAUNCH(group_stats, (unsigned)groups, 32, 0, stream, f);
+    return f.stats;
 }
 
 struct group_norm_each {
@@ -246,23 +262,74 @@ struct group_norm_each {
 int cuda_group_norm(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, int groups, float eps,
                     enum act act)
 {
-    struct norm_group f = {cuda_rows_of(x), NULL, NULL, 0, groups, x.shape[3] / groups, 1, (double)eps};
-    if (f.x.n_rows < 1 || f.n < 1)
+    int n = (int)(x.shape[3] / groups);
+    if (tensor_rows(x) < 1 || n < 1)
         return 0;
-    f.slice = f.n < THREADS ? THREADS / f.n : 1;
-    f.slice = f.slice < groups ? f.slice : groups;
-    int64_t slices = (groups + f.slice - 1) / f.slice;
-    f.n_chunks = f.x.n_rows < CHUNKS ? f.x.n_rows : CHUNKS;
-    size_t bytes = ((size_t)f.n_chunks * (size_t)groups * sizeof *f.sums + 255) / 256 * 256;
-    f.sums = (struct norm_sums *)cuda_work(r, 0, bytes);
-    f.stats = (struct norm_stats *)cuda_work(r, bytes, (size_t)groups * sizeof *f.stats);
-    if (!f.sums || !f.stats)
+    const struct norm_stats *stats = group_stats_of(r, x, groups, eps);
+    if (!stats)
         return r->err.code;
-    cudaStream_t stream = cuda_of(r)->compute;
-    CUDA_LAUNCH(group_sums, dim3((unsigned)f.n_chunks, (unsigned)slices), THREADS, 0, stream, f);
-    CUDA_LAUNCH(group_stats, (unsigned)groups, 32, 0, stream, f);
-    struct group_norm_each g = {cuda_rows_of(y), f.x, vector_of(w, 1), vector_of(b, 0), f.stats, (int)f.n, act};
-    return cuda_each(r, g, f.x.n_rows, f.x.n);
+    struct group_norm_each g = {cuda_rows_of(y), cuda_rows_of(x), vector_of(w, 1), vector_of(b, 0), stats, n, act};
+    return cuda_each(r, g, g.x.n_rows, g.x.n);
+}
+
+/* y [groups, 3] from stats. */
+struct group_stats_each {
+    struct cuda_rows y;
+    const struct norm_stats *stats;
+    float count;
+    __device__ void operator()(int64_t row, int64_t k) const
+    {
+        cuda_row_f32(y, row)[k] = k == 0 ? count : (float)(k == 1 ? stats[row].mean : stats[row].var);
+    }
+};
+
+int cuda_group_stats(struct run *r, struct tensor y, struct tensor x, int groups)
+{
+    if (tensor_rows(x) < 1 || x.shape[3] < groups)
+        return 0;
+    const struct norm_stats *stats = group_stats_of(r, x, groups, 0);
+    if (!stats)
+        return r->err.code;
+    struct group_stats_each f = {cuda_rows_of(y), stats, (float)tensor_rows(x)};
+    return cuda_each(r, f, f.y.n_rows, f.y.n);
+}
+
+/* Row g: the pieces of group g as of one tensor. The variance is that within them and that of their means. */
+struct group_join_each {
+    struct norm_stats *to;
+    const float *stats; /* [n, groups, 3] */
+    int64_t n, groups;
+    double eps;
+    __device__ void operator()(int64_t g, int64_t) const
+    {
+        double count = 0, mean = 0, var = 0;
+        for (int64_t i = 0; i < n; i++) {
+            const float *p = stats + (i * groups + g) * 3;
+            count += (double)p[0];
+            mean += (double)p[0] * (double)p[1];
+        }
+        mean /= count;
+        for (int64_t i = 0; i < n; i++) {
+            const float *p = stats + (i * groups + g) * 3;
+            var += (double)p[0] * ((double)p[2] + ((double)p[1] - mean) * ((double)p[1] - mean));
+        }
+        var /= count;
+        to[g] = {mean, var, 1 / sqrt(var + eps)};
+    }
+};
+
+int cuda_group_apply(struct run *r, struct tensor y, struct tensor x, struct tensor stats, struct tensor w, struct tensor b,
+                     float eps, enum act act)
+{
+    int64_t groups = tensor_dim(stats, -2);
+    struct group_join_each join = {(struct norm_stats *)cuda_work(r, 0, (size_t)groups * sizeof(struct norm_stats)),
+                                   (const float *)stats.data, tensor_rows(stats) / groups, groups, (double)eps};
+    if (!join.to)
+        return r->err.code;
+    int rc = cuda_each(r, join, groups, 1);
+    struct group_norm_each g = {cuda_rows_of(y), cuda_rows_of(x), vector_of(w, 1), vector_of(b, 0), join.to,
+                                (int)(x.shape[3] / groups), act};
+    return rc < 0 ? rc : cuda_each(r, g, g.x.n_rows, g.x.n);
 }
 
 /* ---- channels with given statistics ---- */

@@ -83,6 +83,28 @@ static struct tensor group_norm(struct side *s, const int64_t *d)
     return op_group_norm(&s->run, x, w, b, (int)d[4], 1e-6f, side_act(s, d[5]));
 }
 
+static struct tensor group_stats(struct side *s, const int64_t *d)
+{
+    struct tensor x = tensor_slice(side_input(s, 1, 4, SHAPE(d[0], d[1], d[2], d[3] + d[6])), 3, d[6], d[3]);
+    return tensor_slice(op_group_stats(&s->run, x, (int)d[4]), 1, 1, 2); /* without the count */
+}
+
+/* The frames of the second half, by the statistics of two pieces. */
+static struct tensor group_apply(struct side *s, const int64_t *d)
+{
+    struct run *r = &s->run;
+    int64_t front = (d[0] + 2) / 3, half = d[0] / 2;
+    struct tensor x = tensor_slice(side_inout(s, 1, 4, SHAPE(d[0], d[1], d[2], d[3] + d[6])), 3, d[6], d[3]);
+    struct tensor w = side_weight(s, DTYPE_F32, 0.5, 1, SHAPE(d[3])), b = side_weight(s, DTYPE_F32, 0.5, 1, SHAPE(d[3]));
+    struct tensor stats = run_new(r, DTYPE_F32, 3, SHAPE(d[0] > front ? 2 : 1, d[4], 3));
+    op_copy_into(r, tensor_at(stats, 0, 0), op_group_stats(r, tensor_slice(x, 0, 0, front), (int)d[4]));
+    if (d[0] > front)
+        op_copy_into(r, tensor_at(stats, 0, 1), op_group_stats(r, tensor_slice(x, 0, front, d[0] - front), (int)d[4]));
+    struct tensor part = tensor_slice(x, 0, half, d[0] - half);
+    op_group_apply(r, part, part, stats, w, b, 1e-6f, side_act(s, d[5]));
+    return part;
+}
+
 /* tokens, heads, head width, rows turned, weight, packed qkv */
 static const int64_t rope_cases[][CASE_NUMBERS] = {
     {1, 1, 2, 1, 1},     {5, 3, 6, 3, 0},  {33, 2, 32, 33, 1, 1},     {40, 4, 64, 20, 1, 1},
@@ -131,6 +153,8 @@ const struct check check_norm[] = {
     {"rms_norm", rms_norm, CHECK_CASES(row_cases), .n_bench = 2, .tol = 8},
     {"batch_norm", batch_norm, CHECK_CASES(row_cases), .n_bench = 2, .tol = 8, .magnitude = true},
     {"group_norm", group_norm, CHECK_CASES(group_cases), .n_bench = 2, .tol = 8, .peak = true},
+    {"group_stats", group_stats, CHECK_CASES(group_cases), .n_bench = 2, .tol = 4, .peak = true},
+    {"group_apply", group_apply, CHECK_CASES(group_cases), .n_bench = 2, .tol = 8, .peak = true},
     {"norm_rope", norm_rope, CHECK_CASES(rope_cases), .n_bench = 1, .tol = 10, .peak = true},
     {"rope_halves", rope_halves, CHECK_CASES(rope_cases), .n_bench = 1, .tol = 4, .peak = true},
     {"rope_table", rope_table, CHECK_CASES(table_cases), .n_bench = 1},

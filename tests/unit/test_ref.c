@@ -116,6 +116,17 @@ static void test_norms(void **state)
     NEAR(op_rms_norm(&run, x, w, 1e-6f), norm_rms);
     struct tensor g = WIDE(grp_x, 2, 3, 2, 6), gw = IN(grp_w, 6), gb = IN(grp_b, 6);
     NEAR(op_group_norm(&run, g, gw, gb, 3, 1e-6f, ACT_SILU), grp_y);
+    struct tensor stats = run_new(&run, DTYPE_F32, 3, SHAPE(2, 3, 3)), y = run_new(&run, DTYPE_F32, 4, SHAPE(2, 3, 2, 8));
+    for (int i = 0; i < 2; i++)
+        op_copy_into(&run, tensor_at(stats, 0, i), op_group_stats(&run, tensor_slice(g, 0, i, 1), 3));
+    y = tensor_slice(y, 3, 1, 6);
+    op_group_apply(&run, y, g, op_group_stats(&run, g, 3), gw, gb, 1e-6f, ACT_SILU);
+    NEAR(y, grp_y);
+    op_group_apply(&run, g, g, stats, gw, gb, 1e-6f, ACT_SILU);
+    NEAR(g, grp_y);
+    const float eight[8] = {1, 3, 8, 8, 5, 7, 8, 8}; /* 1, 3, 5, 7 and 8, 8, 8, 8 */
+    SAME(op_group_stats(&run, IN(eight, 1, 1, 2, 4), 2), 2, 4, 5, 2, 8, 0);
+    g = WIDE(grp_x, 2, 3, 2, 6);
     NEAR(op_batch_norm(&run, g, gw, gb, IN(grp_mean, 6), IN(grp_var, 6), 1e-3f, ACT_RELU), bat_y);
 }
 
@@ -158,6 +169,12 @@ static void test_conv(void **state)
     struct conv zero = {{1, 2, 1}, {0, 1, 1}, {0, 1, 0}, false, 2, ACT_SILU};
     struct conv depth = {{0, 1, 2}, {0, 1, 1}, {0, 1, 1}, false, 4, ACT_SILU}, one = {.act = ACT_SILU};
     NEAR(op_conv(&run, x, IN(conv_causal_w, 3, 4, 3, 3, 3), IN(conv_causal_b, 3), &causal), conv_causal_y);
+    struct conv behind = causal; /* the second of two frames, without padding */
+    struct tensor whole = op_conv(&run, x, IN(conv_causal_w, 3, 4, 3, 3, 3), IN(conv_causal_b, 3), &causal);
+    behind.pad_before[0] = 0;
+    op_fill(&run, tensor_slice(whole, 0, 1, 1), 0);
+    op_conv_into(&run, tensor_slice(whole, 0, 1, 1), x, IN(conv_causal_w, 3, 4, 3, 3, 3), IN(conv_causal_b, 3), &behind);
+    NEAR(whole, conv_causal_y);
     NEAR(op_conv(&run, x, IN(conv_zero_w, 2, 2, 1, 3, 2), IN(conv_zero_b, 2), &zero), conv_zero_y);
     NEAR(op_conv(&run, x, IN(conv_depth_w, 4, 1, 1, 3, 3), IN(conv_depth_b, 4), &depth), conv_depth_y);
     NEAR(op_conv(&run, x, IN(conv_one_w, 5, 4, 1, 1, 1), IN(conv_one_b, 5), &one), conv_one_y);
