@@ -1,11 +1,12 @@
-/* lib_blas.c -- linear layers by cuBLASLt (CUDA 13's documentation of cublasLtMatmul).
+/* lib_blas.c -- linear layers by cuBLASLt (CUDA 13's documentation of cublasLtMatmul; what of it matters is in lib_blas.h).
  *
  * The library thinks in columns: our y[m, n] = x[m, k] w[n, k]^T is its Y^T = W^T X with W [k, n] transposed, X [k, m], both
  * with k along memory; bias runs along its rows, our n. Operands of another type go through the work buffer, a piece of rows
  * (and of weights, where these must be converted) at a time.
  *
  * An algorithm is asked for once a shape and kept; none may add partial sums in the order of arrival, so the same call
- * gives the same bits. Nothing is allocated after the handle.
+ * gives the same bits. Where there is none with the epilogue that is wanted, one without is asked for, and a pass follows;
+ * where there is none in e4m3, 16 bits are next. Nothing is allocated after the handle.
  */
 #include "kernels/cuda/lib_blas.h"
 
@@ -22,14 +23,15 @@
 #define BLAS_KNOWN 512      /* shapes kept; a hash that falls on another takes its place */
 #define BLAS_OPERANDS_BYTES (cuda_of(r)->work_bytes - OPERANDS)
 #define BLAS_WEIGHTS_BYTES (BLAS_OPERANDS_BYTES / 8 * 3) /* of them for converted weights */
+#define BLAS_E4M3_LEAST 1024 /* in and out features: smaller layers (patches in and out, the VAE's) are not what costs */
 #endif
 #define PIECE 128 /* rows and columns are split at multiples of this */
 
 /* One call of the library, without its pointers; the key of an algorithm, compared byte by byte. */
 struct blas_key {
     int64_t m, n, k, ldx, ldy;
-    int32_t type, epilogue, adds;
-    int32_t align_x, align_w, align_y;
+    int32_t type, epilogue, adds, each_row;
+    int32_t align_x, align_w, align_y, align_bias;
 };
 
 struct blas_known {
@@ -43,17 +45,28 @@ struct blas {
     struct blas_known known[BLAS_KNOWN];
 };
 
+/* The type of both operands; e4m3: a scale for each row of x and w, or one for all of it. */
+struct blas_way {
+    enum dtype type;
+    bool each_row;
+};
+
 /* The whole op: two-dimensional, rows one stride apart. */
 struct blas_op {
     struct tensor y, x, w;
-    const void *bias;   /* f32 [n] or NULL */
-    struct tensor gate; /* f32 [n] or none */
-    enum act act;       /* what is left to do after the product */
-    int epilogue;
+    struct tensor bias, gate; /* [n] or none; f32, the bias of e4m3 bf16 */
+    enum act act;
     bool adds;
     float alpha;
-    enum dtype type; /* of both operands */
+    struct blas_way way;
     int64_t m_piece, n_piece;
+};
+
+/* In the memory of the device, k along it, rows ld elements apart. scale: NULL is 1. */
+struct blas_operand {
+    const void *data;
+    const float *scale;
+    int64_t ld;
 };
 
 struct blas_call {
@@ -96,7 +109,30 @@ static struct blas *open_blas(struct run *r)
 
 /* ---- one call ---- */
 
-static cublasStatus_t describe(struct blas_call *c, const struct blas_key *k, const void *bias)
+struct blas_attribute {
+    cublasLtMatmulDescAttributes_t what;
+    const void *value;
+    size_t size;
+};
+
+/* Scales are there for e4m3 alone: set with other types they are an error. */
+static cublasStatus_t describe_e4m3(cublasLtMatmulDesc_t d, const struct blas_key *k, const float *const *w,
+                                    const float *const *x, bool has_bias)
+{
+    int32_t bias = CUDA_R_16BF, mode = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+    const struct blas_attribute all[] = {{CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &bias, sizeof bias},
+                                         {CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, w, sizeof *w},
+                                         {CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, x, sizeof *x},
+                                         {CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &mode, sizeof mode},
+                                         {CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &mode, sizeof mode}};
+    cublasStatus_t s = CUBLAS_STATUS_SUCCESS;
+    for (int i = has_bias ? 0 : 1; i < (k->each_row ? 5 : 3) && s == CUBLAS_STATUS_SUCCESS; i++)
+        s = cublasLtMatmulDescSetAttribute(d, all[i].what, all[i].value, all[i].size);
+    return s;
+}
+
+static cublasStatus_t describe(struct blas_call *c, const struct blas_key *k, struct blas_operand w, struct blas_operand x,
+                               const void *bias)
 {
     cublasOperation_t turned = CUBLAS_OP_T;
     cudaDataType_t type = (cudaDataType_t)k->type;
@@ -106,10 +142,12 @@ static cublasStatus_t describe(struct blas_call *c, const struct blas_key *k, co
     s[2] = cublasLtMatmulDescSetAttribute(&c->product, CUBLASLT_MATMUL_DESC_EPILOGUE, &k->epilogue, sizeof k->epilogue);
     if (bias)
         s[3] = cublasLtMatmulDescSetAttribute(&c->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof(const void *));
-    s[4] = cublasLtMatrixLayoutInit(&c->w, type, (uint64_t)k->k, (uint64_t)k->n, k->k);
-    s[5] = cublasLtMatrixLayoutInit(&c->x, type, (uint64_t)k->k, (uint64_t)k->m, k->ldx);
-    s[6] = cublasLtMatrixLayoutInit(&c->y, CUDA_R_32F, (uint64_t)k->n, (uint64_t)k->m, k->ldy);
-    for (int i = 0; i < 7; i++) {
+    if (type == CUDA_R_8F_E4M3)
+        s[4] = describe_e4m3(&c->product, k, &w.scale, &x.scale, bias != NULL);
+    s[5] = cublasLtMatrixLayoutInit(&c->w, type, (uint64_t)k->k, (uint64_t)k->n, k->k);
+    s[6] = cublasLtMatrixLayoutInit(&c->x, type, (uint64_t)k->k, (uint64_t)k->m, k->ldx);
+    s[7] = cublasLtMatrixLayoutInit(&c->y, CUDA_R_32F, (uint64_t)k->n, (uint64_t)k->m, k->ldy);
+    for (int i = 0; i < 8; i++) {
         if (s[i] != CUBLAS_STATUS_SUCCESS)
             return s[i];
     }
@@ -176,9 +214,23 @@ static int32_t alignment(const void *p)
     return low > 256 || low == 0 ? 256 : (int32_t)low;
 }
 
-/* y[m, n] (f32) = x w^T, both contiguous along k and of type o->type. */
-static int multiply(struct run *r, const struct blas_op *o, struct tensor y, struct tensor x, const void *w,
-                    const float *bias, bool adds)
+static int32_t library_type(enum dtype t)
+{
+    switch (t) {
+    case DTYPE_F32:
+        return CUDA_R_32F;
+    case DTYPE_F16:
+        return CUDA_R_16F;
+    case DTYPE_F8E4M3:
+        return CUDA_R_8F_E4M3;
+    default:
+        return CUDA_R_16BF;
+    }
+}
+
+/* y[m, n] (f32) = x w^T with this epilogue, or LIB_BLAS_OWN. */
+static int attempt(struct run *r, const struct blas_op *o, struct tensor y, struct blas_operand x, struct blas_operand w,
+                   const void *bias, int epilogue, bool adds)
 {
     struct blas *b = open_blas(r);
     struct blas_key key;
@@ -187,26 +239,52 @@ static int multiply(struct run *r, const struct blas_op *o, struct tensor y, str
     if (!b)
         return r->err.code;
     memset(&key, 0, sizeof key);
-    key.m = x.shape[0];
+    key.m = y.shape[0];
     key.n = y.shape[1];
-    key.k = x.shape[1];
-    key.ldx = x.stride[0];
+    key.k = o->w.shape[1];
+    key.ldx = x.ld;
     key.ldy = y.stride[0];
-    key.type = o->type == DTYPE_F32 ? CUDA_R_32F : CUDA_R_16BF;
-    key.epilogue = o->epilogue;
+    key.type = library_type(o->way.type);
+    key.epilogue = epilogue;
     key.adds = adds;
+    key.each_row = o->way.each_row;
     key.align_x = alignment(x.data);
-    key.align_w = alignment(w);
+    key.align_w = alignment(w.data);
     key.align_y = alignment(y.data);
-    cublasStatus_t s = describe(&call, &key, bias);
+    key.align_bias = alignment(bias);
+    cublasStatus_t s = describe(&call, &key, w, x, bias);
+    if (s != CUBLAS_STATUS_SUCCESS && o->way.type == DTYPE_F8E4M3)
+        return LIB_BLAS_OWN; /* a library that is older than the headers */
     if (s != CUBLAS_STATUS_SUCCESS)
         return fail(r, s, "describing the product");
     const struct blas_known *known = choose(r, b, &key, &call);
     if (!known || !known->fits)
         return known ? LIB_BLAS_OWN : r->err.code;
-    s = cublasLtMatmul(b->handle, &call.product, &o->alpha, w, &call.w, x.data, &call.x, &beta, y.data, &call.y, y.data,
+    s = cublasLtMatmul(b->handle, &call.product, &o->alpha, w.data, &call.w, x.data, &call.x, &beta, y.data, &call.y, y.data,
                        &call.y, &known->algo, cuda_of(r)->work, CUDA_WORK_LIBRARY, cuda_of(r)->compute);
     return s == CUBLAS_STATUS_SUCCESS ? 0 : fail(r, s, "the product");
+}
+
+/* The same with bias and activation: in the epilogue as far as there is an algorithm with it, the rest in a pass. */
+static int multiply(struct run *r, const struct blas_op *o, struct tensor y, struct blas_operand x, struct blas_operand w,
+                    struct tensor bias, bool adds)
+{
+    const struct tensor none = {0};
+    bool gelu = o->act == ACT_GELU_TANH && o->way.type != DTYPE_F32; /* its tanh is an approximation that nobody bounds */
+    const int plain = bias.data ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT,
+              with_gelu = bias.data ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU,
+              tries[] = {gelu ? with_gelu : plain, plain, CUBLASLT_EPILOGUE_DEFAULT};
+    int rc = LIB_BLAS_OWN, last = 0;
+    for (int i = 0; i < 3 && rc == LIB_BLAS_OWN; i++) {
+        if (tries[i] != last)
+            rc = attempt(r, o, y, x, w, tries[i] & CUBLASLT_EPILOGUE_BIAS ? bias.data : NULL, tries[i], adds);
+        last = tries[i];
+    }
+    if (rc != 0)
+        return rc;
+    if (last & CUBLASLT_EPILOGUE_BIAS)
+        bias = none;
+    return lib_blas_finish(r, y, bias, last & CUBLASLT_EPILOGUE_GELU ? ACT_NONE : o->act);
 }
 
 /* ---- one op ---- */
@@ -216,26 +294,50 @@ static struct tensor rows_of(struct tensor t, int64_t first, int64_t n)
     return tensor_slice(t, 0, first, n);
 }
 
+static struct tensor take(struct run *r, size_t *at, enum dtype type, int n_dims, const int64_t *shape)
+{
+    struct tensor t = tensor_of(cuda_of(r)->work + *at, type, n_dims, shape);
+    *at += (tensor_bytes(t) + 255) / 256 * 256;
+    return t;
+}
+
+/* t [rows, k] as the product wants it: as it lies, or converted at *at of the work buffer, which moves on. */
+static int convert(struct run *r, struct blas_way way, struct tensor t, size_t *at, struct blas_operand *ret)
+{
+    *ret = (struct blas_operand){.data = t.data, .ld = t.stride[0]};
+    if (t.dtype == way.type && !way.each_row) /* the scale of stored e4m3 weights is alpha */
+        return 0;
+    struct tensor scales = {0}, dst = {0};
+    if (way.type == DTYPE_F8E4M3) {
+        int64_t n = way.each_row ? t.shape[0] : 1;
+        scales = take(r, at, DTYPE_F32, 1, &n);
+        ret->scale = scales.data;
+    }
+    if (t.dtype == way.type)
+        return cuda_fill(r, scales, 1);
+    dst = take(r, at, way.type, 2, t.shape);
+    ret->data = dst.data;
+    ret->ld = dst.stride[0];
+    if (way.type == DTYPE_F8E4M3)
+        return lib_blas_e4m3(r, dst, t, scales, way.each_row);
+    return way.type == DTYPE_F16 ? lib_blas_f16(r, dst, t) : cuda_copy(r, dst, t);
+}
+
 /* Rows [i, i + m) of the op, with weights w of outputs [j, j + n) ready in memory. */
-static int piece(struct run *r, const struct blas_op *o, int64_t i, int64_t m, int64_t j, int64_t n, const void *w,
+static int piece(struct run *r, const struct blas_op *o, int64_t i, int64_t m, int64_t j, int64_t n, struct blas_operand w,
                  size_t free_at)
 {
-    struct tensor x = rows_of(o->x, i, m), y = tensor_slice(rows_of(o->y, i, m), 1, j, n), out = y;
+    struct tensor x = rows_of(o->x, i, m), y = tensor_slice(rows_of(o->y, i, m), 1, j, n), out = y, bias = o->bias;
+    struct blas_operand xs;
     bool gated = !tensor_is_none(o->gate);
-    int rc = 0;
-    if (o->type != DTYPE_F32) {
-        struct tensor narrow = tensor_of(cuda_of(r)->work + free_at, o->type, 2, x.shape);
-        free_at += (tensor_bytes(narrow) + 255) / 256 * 256;
-        rc = cuda_copy(r, narrow, x);
-        x = narrow;
-    }
+    int rc = convert(r, o->way, x, &free_at, &xs);
     if (gated)
-        out = tensor_of(cuda_of(r)->work + free_at, DTYPE_F32, 2, y.shape);
+        out = take(r, &free_at, DTYPE_F32, 2, y.shape);
+    if (bias.data)
+        bias = tensor_slice(bias, 0, j, n);
     if (rc == 0)
-        rc = multiply(r, o, out, x, w, o->bias ? (const float *)o->bias + j : NULL, o->adds && !gated);
-    if (rc == 0 && gated)
-        rc = cuda_add_gated(r, y, out, tensor_slice(o->gate, 0, j, n));
-    return rc == 0 && o->act != ACT_NONE ? cuda_act(r, y, o->act) : rc;
+        rc = multiply(r, o, out, xs, w, bias, o->adds && !gated);
+    return rc == 0 && gated ? cuda_add_gated(r, y, out, tensor_slice(o->gate, 0, j, n)) : rc;
 }
 
 /* How many rows and outputs go at once; false: not even some. */
@@ -243,14 +345,18 @@ static bool plan(const struct run *r, struct blas_op *o)
 {
     int64_t m = o->x.shape[0], k = o->x.shape[1], n = o->w.shape[0];
     (void)r; /* where tests say how much there is */
-    size_t size = dtype_bytes(o->type), row = o->type == DTYPE_F32 ? 0 : (size_t)k * size, room = BLAS_OPERANDS_BYTES - 1024;
+    size_t size = dtype_bytes(o->way.type), scale = o->way.each_row ? sizeof(float) : 0;
+    size_t row = o->way.type == DTYPE_F32 ? 0 : (size_t)k * size + scale, room = BLAS_OPERANDS_BYTES - 2048;
     o->n_piece = n;
-    if (o->w.dtype != o->type) {
+    if (o->w.dtype != o->way.type) {
         int64_t fit = (int64_t)(BLAS_WEIGHTS_BYTES / ((size_t)k * size));
         if (fit < n)
             o->n_piece = fit / PIECE * PIECE;
         room -= (size_t)o->n_piece * (size_t)k * size;
     }
+    if (scale * (size_t)o->n_piece > room / 2)
+        return false;
+    room -= scale * (size_t)o->n_piece;
     if (!tensor_is_none(o->gate))
         row += (size_t)o->n_piece * sizeof(float);
     o->m_piece = m;
@@ -262,18 +368,12 @@ static bool plan(const struct run *r, struct blas_op *o)
 /* Outputs [j, j + n) of all rows. */
 static int outputs(struct run *r, const struct blas_op *o, int64_t j, int64_t n)
 {
-    struct tensor w = rows_of(o->w, j, n);
+    struct blas_operand w;
     size_t free_at = OPERANDS;
     int64_t m = o->x.shape[0];
-    int rc = 0;
-    if (w.dtype != o->type) {
-        struct tensor converted = tensor_of(cuda_of(r)->work + free_at, o->type, 2, w.shape);
-        free_at += (tensor_bytes(converted) + 255) / 256 * 256;
-        rc = cuda_copy(r, converted, w);
-        w = converted;
-    }
+    int rc = convert(r, o->way, rows_of(o->w, j, n), &free_at, &w);
     for (int64_t i = 0; i < m && rc == 0; i += o->m_piece) {
-        rc = piece(r, o, i, m - i < o->m_piece ? m - i : o->m_piece, j, n, w.data, free_at);
+        rc = piece(r, o, i, m - i < o->m_piece ? m - i : o->m_piece, j, n, w, free_at);
         if (rc == LIB_BLAS_OWN && o->adds && i + j > 0) /* some was added: there is no way back */
             rc = run_fail(r, ERR_INTERNAL, "cuBLASLt has an algorithm for some pieces of this product and not for others");
     }
@@ -301,40 +401,68 @@ static bool flatten(struct tensor *t)
     return true;
 }
 
-/* An [n] parameter as f32 in device memory: where it is, or a copy at `at` of the work buffer. */
-static int vector(struct run *r, struct tensor *t, size_t at)
+/* An [n] parameter of a type in device memory: where it is, or a copy at `at` of the work buffer. */
+static int vector(struct run *r, struct tensor *t, enum dtype type, size_t at)
 {
     int64_t n = tensor_count(*t);
     if (tensor_is_none(*t))
         return 0;
     *t = tensor_of(t->data, t->dtype, 1, &n);
-    if (t->dtype == DTYPE_F32 && alignment(t->data) >= 16)
+    if (t->dtype == type && alignment(t->data) >= 16)
         return 0;
-    if ((size_t)n * sizeof(float) > VECTOR)
+    if ((size_t)n * dtype_bytes(type) > VECTOR)
         return LIB_BLAS_OWN;
-    struct tensor copy = tensor_of(cuda_of(r)->work + at, DTYPE_F32, 1, &n);
+    struct tensor copy = tensor_of(cuda_of(r)->work + at, type, 1, &n);
     int rc = cuda_copy(r, copy, *t);
     *t = copy;
     return rc;
 }
 
-/* Fills o; 0, LIB_BLAS_OWN, or a failure. */
-static int prepare(struct run *r, struct blas_op *o, struct tensor b)
+/* What the library asks for in e4m3, and what makes it worth converting. */
+static bool e4m3_fits(const struct run *r, const struct blas_op *o)
 {
-    bool exact = r->device->precision == DEVICE_F32;
-    o->type = exact ? DTYPE_F32 : DTYPE_BF16;
+    int64_t n = o->w.shape[0], k = o->w.shape[1];
+    bool here = r->device->precision == DEVICE_FP8 && cuda_of(r)->sm >= 89;
+    bool shape = n % 16 == 0 && k % 16 == 0 && n >= BLAS_E4M3_LEAST && k >= BLAS_E4M3_LEAST;
+    bool y = !tensor_is_none(o->gate) || (alignment(o->y.data) >= 16 && o->y.stride[0] % 4 == 0);
+    return here && shape && y && (o->w.dtype != DTYPE_F8E4M3 || alignment(o->w.data) >= 16);
+}
+
+/* The ways to multiply, best first. */
+static int ways(const struct run *r, const struct blas_op *o, struct blas_way ret[3])
+{
+    int n = 0;
+    if (r->device->precision == DEVICE_F32) {
+        ret[n++] = (struct blas_way){.type = DTYPE_F32};
+        return n;
+    }
+    if (e4m3_fits(r, o)) {
+        if (cuda_of(r)->sm == 90) /* the only one documented to have it */
+            ret[n++] = (struct blas_way){.type = DTYPE_F8E4M3, .each_row = true};
+        ret[n++] = (struct blas_way){.type = DTYPE_F8E4M3};
+    }
+    ret[n++] = (struct blas_way){.type = o->w.dtype == DTYPE_F16 ? DTYPE_F16 : DTYPE_BF16};
+    return n;
+}
+
+/* o with y, x, w, gate, act and adds set. */
+static int linear(struct run *r, struct blas_op *o, struct tensor b)
+{
+    struct blas_way list[3];
     o->alpha = o->w.dtype == DTYPE_F8E4M3 && o->w.scale ? o->w.scale[0] : 1;
     o->w.scale = NULL; /* copied without it */
     if (!flatten(&o->y) || !flatten(&o->x) || o->w.shape[1] < 1)
         return LIB_BLAS_OWN;
-    int rc = vector(r, &b, BIAS);
-    if (rc == 0)
-        rc = vector(r, &o->gate, GATE);
-    o->bias = b.data;
-    o->epilogue = b.data ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
-    if (o->act == ACT_GELU_TANH && !exact) { /* its tanh is an approximation that nobody bounds */
-        o->epilogue = b.data ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
-        o->act = ACT_NONE;
+    int rc = vector(r, &o->gate, DTYPE_F32, GATE), n = ways(r, o, list);
+    if (rc != 0)
+        return rc;
+    rc = LIB_BLAS_OWN;
+    for (int i = 0; i < n && rc == LIB_BLAS_OWN; i++) {
+        o->way = list[i];
+        o->bias = b;
+        rc = vector(r, &o->bias, o->way.type == DTYPE_F8E4M3 ? DTYPE_BF16 : DTYPE_F32, BIAS);
+        if (rc == 0)
+            rc = product(r, o);
     }
     return rc;
 }
@@ -342,14 +470,12 @@ static int prepare(struct run *r, struct blas_op *o, struct tensor b)
 int lib_blas_linear(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, enum act act)
 {
     struct blas_op o = {.y = y, .x = x, .w = w, .act = act};
-    int rc = prepare(r, &o, b);
-    return rc == 0 ? product(r, &o) : rc;
+    return linear(r, &o, b);
 }
 
 int lib_blas_linear_add(struct run *r, struct tensor x, struct tensor h, struct tensor w, struct tensor b,
                         struct tensor gate)
 {
     struct blas_op o = {.y = x, .x = h, .w = w, .gate = gate, .adds = true};
-    int rc = prepare(r, &o, b);
-    return rc == 0 ? product(r, &o) : rc;
+    return linear(r, &o, b);
 }

@@ -154,6 +154,121 @@ static int linear(struct run *r, const struct linear_out &out, struct tensor x, 
     }
 }
 
+#ifdef TROUPE_CUBLASLT
+/* ---- what lib_blas.c needs ---- */
+
+struct f16_each {
+    const float *x;
+    uint16_t *y;
+    int64_t stride, n;
+    __device__ void operator()(int64_t row, int64_t k) const
+    {
+        float v = x[row * stride + k];
+        y[row * n + k] = cuda_f16_from_f32(v > 65504 ? 65504 : v < -65504 ? -65504 : v);
+    }
+};
+
+int lib_blas_f16(struct run *r, struct tensor dst, struct tensor x)
+{
+    struct f16_each f = {(const float *)x.data, (uint16_t *)dst.data, x.stride[0], x.shape[1]};
+    return cuda_each(r, f, x.shape[0], x.shape[1]);
+}
+
+struct e4m3_rows {
+    const void *x;
+    uint8_t *y;
+    float *scale; /* [rows] or [1] */
+    int64_t stride, n;
+};
+
+/* What the block's row is to be divided by. A NaN does not count: it stays one by itself. */
+template <int D> static __device__ float e4m3_scale(const struct e4m3_rows &f)
+{
+    __shared__ float part[32];
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    float most = 0;
+    for (int64_t k = threadIdx.x; k < f.n; k += blockDim.x) {
+        float v = fabsf(cuda_as<D>::load(f.x, blockIdx.x * f.stride + k));
+        most = v > most ? v : most;
+    }
+    most = cuda_warp_max(most);
+    if (lane == 0)
+        part[warp] = most;
+    __syncthreads();
+    most = cuda_warp_max(lane < (int)blockDim.x / 32 ? part[lane] : 0);
+    return fmaxf(most / 448, 7.8886090522101181e-31f);
+}
+
+/* The scale of all rows: the largest of theirs, whoever comes first (as whole numbers: they are not negative). */
+template <int D> static __global__ void e4m3_most(struct e4m3_rows f)
+{
+    float v = e4m3_scale<D>(f);
+    if (threadIdx.x == 0)
+        atomicMax((int *)f.scale, (int)cuda_f32_to_bits(v));
+}
+
+/* A block a row, four elements a thread: n is a multiple of 16. */
+template <int D, bool EACH> static __global__ void e4m3_put(struct e4m3_rows f)
+{
+    float scale = EACH ? e4m3_scale<D>(f) : f.scale[0], by = 1 / scale;
+    if (EACH && threadIdx.x == 0)
+        f.scale[blockIdx.x] = scale;
+    for (int64_t k = 4 * threadIdx.x; k < f.n; k += 4 * blockDim.x) {
+        uint32_t four = 0;
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            four |= (uint32_t)cuda_e4m3_from_f32(cuda_as<D>::load(f.x, blockIdx.x * f.stride + k + i) * by) << 8 * i;
+        *(uint32_t *)(f.y + blockIdx.x * f.n + k) = four;
+    }
+}
+
+template <int D> static int e4m3(struct run *r, struct e4m3_rows f, int64_t rows, bool each_row)
+{
+    cudaStream_t stream = cuda_of(r)->compute;
+    if (each_row) {
+        CUDA_LAUNCH((e4m3_put<D, true>), (unsigned)rows, 256, 0, stream, f);
+        return cuda_launched(r);
+    }
+    cudaError_t e = cudaMemsetAsync(f.scale, 0, sizeof *f.scale, stream);
+    if (e != cudaSuccess)
+        return cuda_fail(r, e, "a scale");
+    CUDA_LAUNCH((e4m3_most<D>), (unsigned)rows, 256, 0, stream, f);
+    CUDA_LAUNCH((e4m3_put<D, false>), (unsigned)rows, 256, 0, stream, f);
+    return cuda_launched(r);
+}
+
+int lib_blas_e4m3(struct run *r, struct tensor dst, struct tensor x, struct tensor scale, bool each_row)
+{
+    struct e4m3_rows f = {x.data, (uint8_t *)dst.data, (float *)scale.data, x.stride[0], x.shape[1]};
+    switch (x.dtype) {
+    case DTYPE_BF16:
+        return e4m3<DTYPE_BF16>(r, f, x.shape[0], each_row);
+    case DTYPE_F16:
+        return e4m3<DTYPE_F16>(r, f, x.shape[0], each_row);
+    default:
+        return e4m3<DTYPE_F32>(r, f, x.shape[0], each_row);
+    }
+}
+
+struct finish_rows {
+    float *y;
+    const void *b; /* NULL: none */
+    int b_dtype, act;
+    int64_t stride;
+    __device__ void operator()(int64_t row, int64_t n) const
+    {
+        float *v = y + row * stride + n;
+        *v = cuda_act_f32(act, *v + (b ? cuda_load(b, b_dtype, n) : 0));
+    }
+};
+
+int lib_blas_finish(struct run *r, struct tensor y, struct tensor b, enum act act)
+{
+    struct finish_rows f = {(float *)y.data, b.data, b.dtype, act, y.stride[0]};
+    return !b.data && act == ACT_NONE ? 0 : cuda_each(r, f, y.shape[0], y.shape[1]);
+}
+#endif
+
 int cuda_linear(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, enum act act)
 {
     struct linear_out out = {cuda_rows_of(y), b.data, NULL, b.dtype, 0, act, false};

@@ -1,4 +1,5 @@
-/* checkop.c -- checkop [--op NAME] [--seed N] [--table cpu|cuda] [--threads N] [--small N] [--needed] [--bench] [--bf16]. */
+/* checkop.c -- checkop [--op NAME] [--seed N] [--table cpu|cuda] [--threads N] [--small N] [--needed] [--bench]
+ * [--precision bf16|fp8]. */
 #include "tests/checkop/checkop.h"
 
 #include <math.h>
@@ -25,7 +26,8 @@ static const struct check *const families[] = {check_linear, check_norm, check_a
 struct options {
     const char *op, *table;
     int64_t seed;
-    bool bench, bf16;
+    bool bench;
+    enum device_precision precision; /* of the table: F32 for all checks, another for those that round */
     bool needed;   /* a device that cannot be opened, or lacks an op, is a failure, not skipped */
     double small;  /* cases of more operations and bytes than this are left out; 0: none are */
     int n_threads;
@@ -117,6 +119,19 @@ static struct tensor done(struct side *s, bool ready, struct tensor t)
     return t;
 }
 
+static void level(struct tensor t)
+{
+    float most = 0, v = 0;
+    char *p = t.data;
+    int64_t n = tensor_count(t), size = (int64_t)dtype_bytes(t.dtype);
+    for (int64_t i = 0; i < n; i++) {
+        dtype_read_f32(&v, p + i * size, t.dtype, 1, 1);
+        most = fmaxf(most, v);
+    }
+    for (int64_t i = 0; i < n; i++)
+        dtype_write_f32(p + i * size, t.dtype, &most, 1);
+}
+
 static struct tensor make(struct side *s, double deviation, int n_dims, const int64_t *shape, bool written)
 {
     bool ready;
@@ -124,6 +139,8 @@ static struct tensor make(struct side *s, double deviation, int n_dims, const in
     float *p = t.data;
     for (int64_t i = 0; !ready && i < tensor_count(t); i++)
         p[i] = value(s, s->data, deviation);
+    if (!ready && s->largest)
+        level(t);
     return done(s, ready, t);
 }
 
@@ -150,6 +167,8 @@ struct tensor side_weight(struct side *s, enum dtype dtype, double deviation, in
             v /= fp8_scale;
         dtype_write_f32(p + i * (int64_t)dtype_bytes(dtype), dtype, &v, 1);
     }
+    if (!ready && s->largest)
+        level(t);
     t.scale = dtype == DTYPE_F8E4M3 ? &fp8_scale : NULL;
     return done(s, ready, t);
 }
@@ -299,21 +318,47 @@ static float *side_again(struct side *s, const struct check *c, const int64_t *d
 
 /* ---- comparing ---- */
 
+/* What a precision adds to the bounds of a check that rounds: of the magnitude, and of what the largest inputs would give. */
+struct room {
+    double rounded, steps;
+};
+
+/* A number of p significant bits is off by 2^-p of itself at most: two factors by 2^-8 each in bf16. f16: the weights stay,
+ * activations are off by 2^-11, and below 2^-14 by 2^-25 (inputs reach 1). e4m3: both off by 2^-4, and where the scaled value
+ * is below 2^-6 by 2^-10 of a scale, which is the largest / 448. No activation is steeper than STEEP (GELU at 1.41). */
+#define STEEP 1.13
+static struct room room_of(const struct check *c, const struct device *d)
+{
+    static const struct room rooms[] = {
+        [DEVICE_F32] = {0, 0},
+        [DEVICE_BF16] = {STEEP * (2 * 0x1p-8 + 0x1p-16), 0},
+        [DEVICE_FP8] = {STEEP * (2 * 0x1p-4 + 0x1p-8), STEEP * 2 * 0x1p-10 / 448}};
+    if (c->keeps_f16 && d->precision == DEVICE_BF16 && !d->is_host)
+        return (struct room){STEEP * 0x1p-11, STEEP * 0x1p-25};
+    return c->rounds ? rooms[d->precision] : rooms[DEVICE_F32];
+}
+
+/* One check's results; owned. */
+struct results {
+    float *magnitude, *largest, *want, *got, *twice, *one;
+};
+
 /* NULL, or what is wrong, in text. worst: largest error in units of the bound. */
-static const char *compare(const struct check *c, const float *want, const float *got, const float *magnitude,
-                           int64_t n, double *worst, char text[160])
+static const char *compare(const struct check *c, struct room room, const struct results *v, int64_t n, double *worst,
+                           char text[160])
 {
     double peak = 0;
     for (int64_t i = 0; c->peak && i < n; i++)
-        peak = fmax(peak, fabs((double)want[i]));
+        peak = fmax(peak, fabs((double)v->want[i]));
     for (int64_t i = 0; i < n; i++) {
-        double a = (double)want[i], b = (double)got[i];
+        double a = (double)v->want[i], b = (double)v->got[i];
         if (b != b || (isinf(a) && a != b)) {
             snprintf(text, 160, "element %lld is %g, the reference says %g", (long long)i, b, a);
             return text;
         }
-        double bound =
-            c->tol * 0x1p-24 * (fabs(a) + peak + (magnitude ? fabs((double)magnitude[i]) : 0)) + 1e-37;
+        double magnitude = v->magnitude ? fabs((double)v->magnitude[i]) : 0;
+        double bound = c->tol * 0x1p-24 * (fabs(a) + peak + magnitude) + room.rounded * magnitude + 1e-37;
+        bound += v->largest ? room.steps * fabs((double)v->largest[i]) : 0;
         double error = fabs(a - b);
         if (c->tol > 0 && error / bound > *worst)
             *worst = error / bound;
@@ -333,11 +378,6 @@ struct sides {
 };
 
 static const char too_large[] = "too large"; /* left out, not counted */
-
-/* One check's results; owned. */
-struct results {
-    float *magnitude, *want, *got, *twice, *one;
-};
 
 /* Same inputs, same bits: a second time, and with one thread. */
 static const char *check_repeats(struct sides *t, const struct check *c, const int64_t *d,
@@ -363,10 +403,14 @@ static const char *check_results(struct sides *t, const struct check *c, const i
 {
     struct tensor y, z;
     const char *why = NULL;
+    const struct room room = room_of(c, t->all.device);
     if (c->magnitude) {
         t->reference.absolute = true;
         v->magnitude = side_again(&t->reference, c, d, seed, data, &y, &why);
-        t->reference.absolute = false;
+        t->reference.largest = true;
+        if (!why && room.steps > 0)
+            v->largest = side_again(&t->reference, c, d, seed, data, &y, &why);
+        t->reference.absolute = t->reference.largest = false;
     }
     if (!why)
         v->want = side_again(&t->reference, c, d, seed, data, &y, &why);
@@ -380,7 +424,7 @@ static const char *check_results(struct sides *t, const struct check *c, const i
         return "the result has another shape or type";
     why = check_inputs(&t->all, &t->reference);
     if (!why)
-        why = compare(c, v->want, v->got, v->magnitude, tensor_count(y), worst, text);
+        why = compare(c, room, v, tensor_count(y), worst, text);
     return why ? why : check_repeats(t, c, d, data, seed, v);
 }
 
@@ -396,6 +440,7 @@ static const char *check_case(struct sides *t, const struct check *c, const int6
     if (why && why != text && why != too_large)
         str_copy(text, 160, why);
     mem_free(v.magnitude);
+    mem_free(v.largest);
     mem_free(v.want);
     mem_free(v.got);
     mem_free(v.twice);
@@ -501,9 +546,9 @@ static void bench_op(struct side *s, const struct check *c)
 
 /* ---- main ---- */
 
-static int side_open(struct side *s, const char *kind, int n_threads, bool bf16, struct err *err)
+static int side_open(struct side *s, const char *kind, int n_threads, enum device_precision precision, struct err *err)
 {
-    struct device_options o = {.n_threads = n_threads, .precision = bf16 ? DEVICE_BF16 : DEVICE_F32};
+    struct device_options o = {.n_threads = n_threads, .precision = precision};
     *s = (struct side){.replay = -1};
     int rc = device_open(&s->device, kind, &o, err);
     return rc < 0 ? rc : run_init(&s->run, s->device, s->device->is_host ? ARENA : ARENA_DEVICE, err);
@@ -522,33 +567,31 @@ static void walk(struct sides *t, const struct options *o, struct totals *sum)
 {
     for (int f = 0; f < N_FAMILIES; f++) {
         for (const struct check *c = families[f]; c->op; c++) {
-            struct check here = *c;
-            if ((o->op && strcmp(o->op, c->op) != 0) || (o->bf16 && !c->bf16))
+            if ((o->op && strcmp(o->op, c->op) != 0) || (o->precision != DEVICE_F32 && !c->rounds))
                 continue;
-            if (o->bf16 && t && t->all.device->precision == DEVICE_BF16)
-                here.tol += 0x1p16;
             if (o->bench)
-                bench_op(&t->all, &here);
+                bench_op(&t->all, c);
             else
-                check_op(t, &here, o, sum);
+                check_op(t, c, o, sum);
         }
     }
 }
 
 static bool parse(struct options *o, int argc, char **argv)
 {
+    struct err err = {0};
     for (int i = 1; i < argc; i++) {
         int64_t n = 0;
         if (strcmp(argv[i], "--bench") == 0)
             o->bench = true;
-        else if (strcmp(argv[i], "--bf16") == 0)
-            o->bf16 = true;
         else if (strcmp(argv[i], "--needed") == 0)
             o->needed = true;
         else if (i + 1 == argc)
             return false;
         else if (strcmp(argv[i], "--op") == 0)
             o->op = argv[++i];
+        else if (strcmp(argv[i], "--precision") == 0 && device_precision_parse(argv[i + 1], "", &o->precision, &err) == 0)
+            i++;
         else if (strcmp(argv[i], "--table") == 0)
             o->table = argv[++i];
         else if (strcmp(argv[i], "--seed") == 0 && str_parse_i64(argv[i + 1], 0, INT64_MAX, &o->seed) == 0)
@@ -569,17 +612,17 @@ int main(int argc, char **argv)
     struct options o = {.table = "cpu", .seed = 1, .n_threads = 2};
     if (!parse(&o, argc, argv)) {
         fprintf(stderr, "usage: checkop [--op NAME] [--seed N] [--table cpu|cuda] [--threads N] [--small N] [--needed] "
-                        "[--bench] [--bf16]\n");
+                        "[--bench] [--precision bf16|fp8]\n");
         return 2;
     }
     struct sides t = {.small = o.small, .needed = o.needed};
     struct totals sum = {0};
     struct err err = {0};
-    int rc = side_open(&t.reference, "cpu_ref", 1, false, &err);
+    int rc = side_open(&t.reference, "cpu_ref", 1, DEVICE_F32, &err);
     if (rc == 0)
-        rc = side_open(&t.all, o.table, o.n_threads, o.bf16, &err);
+        rc = side_open(&t.all, o.table, o.n_threads, o.precision, &err);
     if (rc == 0 && t.all.device->is_host)
-        rc = side_open(&t.one, o.table, 1, o.bf16, &err);
+        rc = side_open(&t.one, o.table, 1, o.precision, &err);
     if (rc == 0 || rc == ERR_UNSUPPORTED)
         walk(rc == 0 ? &t : NULL, &o, &sum);
     if (rc < 0)

@@ -13,7 +13,8 @@
  *
  * What is checked: each element within tol * 2^-24 * (|reference| + magnitude), where magnitude is what the
  * op gives for the absolute values of its inputs (op->magnitude; it is the sum that rounding errors are
- * proportional to); NaN nowhere; inputs unchanged; the bytes around inputs and the result unchanged; the same
+ * proportional to), and for factors with a smallest step a share of what it gives when every input is its tensor's largest;
+ * NaN nowhere; inputs unchanged; the bytes around inputs and the result unchanged; the same
  * bits a second time and with one thread.
  *
  * A device that is not the host gets its inputs by the device's own ways (write, upload) and is looked at by read alone.
@@ -42,6 +43,7 @@ struct side {
     uint64_t random;
     enum data_kind data;
     bool absolute; /* the magnitude is wanted: inputs by absolute value, no activation */
+    bool largest;  /* beside absolute: every input as the largest of its tensor */
     struct side_tensor {
         struct tensor tensor;
         char *base; /* fence, data, fence, in host memory */
@@ -83,7 +85,8 @@ struct check {
     double tol;     /* in units of 2^-24; 0: bit for bit */
     bool magnitude; /* add the op's value for absolute inputs to the yardstick */
     bool peak;      /* add the largest value of the result: for what is divided by a root mean square */
-    bool bf16; /* also with DEVICE_BF16, where both factors are rounded: 2 * 2^-9 of the magnitude more */
+    bool rounds; /* both factors are rounded in bf16 and fp8: --precision runs these alone, with more room (checkop.c) */
+    bool keeps_f16; /* its weights are f16 and multiplied as they are in bf16, but on the CPU */
     bool normal_only; /* the op's bound is for well-scaled inputs */
 };
 

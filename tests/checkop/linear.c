@@ -47,11 +47,37 @@ static struct tensor linear(struct side *s, const int64_t *d)
     return y;
 }
 
+/* For --precision: layers that the CUDA table multiplies in f16 or e4m3, among them some for which the emulated cuBLASLt has
+ * no algorithm of the first choice (tests/cudaemu/libs/blas.c). */
+static const int64_t narrow_cases[][CASE_NUMBERS] = {
+    {17, 16, 16},
+    {33, 512, 96, ACT_SILU, DTYPE_BF16, 0},
+    {50, 256, 80, ACT_GELU_TANH, DTYPE_F8E4M3, DTYPE_BF16},
+    {100, 128, 704, ACT_GELU_TANH, DTYPE_BF16, -1},
+    {300, 64, 112, ACT_NONE, 0, 0, 16, 64},
+    {40, 64, 48, ACT_NONE, DTYPE_BF16, 0, 3, 5},
+    {60, 176, 64, ACT_GELU_TANH, DTYPE_BF16, 0},
+    {60, 208, 64, ACT_GELU_TANH, DTYPE_F8E4M3, 0},
+    {60, 224, 64, ACT_GELU_TANH, 0, 0},
+    {60, 240, 64, ACT_RELU, DTYPE_F8E4M3, -1},
+    {700, 3072, 3072, ACT_GELU_TANH, DTYPE_BF16, 0},
+};
+
+static const int64_t f16_cases[][CASE_NUMBERS] = {
+    {17, 19, 23, ACT_NONE, DTYPE_F16, -1},     {33, 512, 96, ACT_SILU, DTYPE_F16, DTYPE_F16},
+    {50, 100, 84, ACT_GELU_TANH, DTYPE_F16, 0}, {300, 64, 112, ACT_NONE, DTYPE_F16, DTYPE_BF16, 16, 64},
+    {60, 97, 30, ACT_QUICK_GELU, DTYPE_F16, 0}, {40, 208, 600, ACT_GELU_TANH, DTYPE_F16, 0},
+};
+
 /* rows, k, n, gate, bias, padding of x rows */
 static const int64_t add_cases[][CASE_NUMBERS] = {
     {1, 3, 2, 1, 1},        {5, 64, 65, 0, 1, 7},       {50, 70, 33, 1, 0},
     {113, 260, 300, 1, 1},  {640, 512, 512, 1, 1, 128}, {2800, 2560, 512, 1, 1},
     {2800, 512, 512, 1, 1},
+};
+
+static const int64_t narrow_add_cases[][CASE_NUMBERS] = {
+    {33, 64, 64, 0, 1, 16}, {50, 80, 48, 1, 0}, {113, 272, 304, 1, 1, 16}, {60, 176, 64, 0, 1}, {60, 224, 64, 1, 1},
 };
 
 static struct tensor linear_add(struct side *s, const int64_t *d)
@@ -69,8 +95,11 @@ static struct tensor linear_add(struct side *s, const int64_t *d)
  * magnitudes, growing like the root of its length; 10 holds for the longest here (2560) with room for the
  * activation's own two. */
 const struct check check_linear[] = {
-    {"linear", linear, CHECK_CASES(linear_cases), .n_bench = 12, .tol = 10, .magnitude = true, .bf16 = true},
+    {"linear", linear, CHECK_CASES(linear_cases), .n_bench = 12, .tol = 10, .magnitude = true, .rounds = true},
     {"linear_add", linear_add, CHECK_CASES(add_cases), .n_bench = 2, .tol = 10, .magnitude = true,
-     .bf16 = true},
+     .rounds = true},
+    {"linear_narrow", linear, CHECK_CASES(narrow_cases), .n_bench = 1, .tol = 10, .magnitude = true, .rounds = true},
+    {"linear_narrow", linear_add, CHECK_CASES(narrow_add_cases), .tol = 10, .magnitude = true, .rounds = true},
+    {"linear_f16", linear, CHECK_CASES(f16_cases), .tol = 10, .magnitude = true, .rounds = true, .keeps_f16 = true},
     {0},
 };
