@@ -37,8 +37,9 @@ static const struct {
     const char *name, *choices;
 } choices[] = {{"log_format", "kv|json"},
              {"log_level", "debug|info|warn|error"},
-             {"precision", "f32|bf16"},
-             {"round", "bf16|f32"}};
+             {"precision", "auto|f32|bf16|fp8"},
+             {"round", "bf16|f32"},
+             {"weights", "auto|resident|staged|streamed"}};
 
 static bool same_name(const char *a, const char *b) /* '-' and '_' are one */
 {

@@ -77,7 +77,8 @@ enum { CONF_DISPATCHER = 1, CONF_WORKER = 2, CONF_CLI = 4, CONF_ALL = 7 };
     X(STR, device, "cpu", 0, 0, "", CONF_WORKER | CONF_CLI, "cpu, cpu_ref or cuda[:N]")                      \
     X(STR, round, "bf16", 0, 0, "", CONF_WORKER | CONF_CLI,                                                  \
       "latents after each step: bf16, as the reference rounds them, or f32 for tight comparisons")           \
-    X(STR, precision, "f32", 0, 0, "", CONF_WORKER | CONF_CLI, "of linear weights on the CPU: f32 or bf16")  \
+    X(STR, precision, "auto", 0, 0, "", CONF_WORKER | CONF_CLI,                                              \
+      "what is multiplied: f32, bf16, or fp8 (GPUs from compute capability 8.9 on); auto: bf16 on cuda, f32 on a CPU") \
     X(BOOL, fp8, "no", 0, 1, "", CONF_WORKER | CONF_CLI, "use the fp8 transformer of the checkpoint folder") \
     X(BOOL, gang, "no", 0, 1, "", CONF_WORKER, "take part in jobs that several devices of this host share")  \
     X(STR, noise, "", 0, 0, "", CONF_WORKER,                                                                 \
@@ -85,7 +86,11 @@ enum { CONF_DISPATCHER = 1, CONF_WORKER = 2, CONF_CLI = 4, CONF_ALL = 7 };
     X(STR, dump, "", 0, 0, "", CONF_WORKER,                                                                  \
       "every job writes its intermediate tensors to this safetensors file")                                  \
     X(INT, max_memory_mib, "0", 0, 1073741824.0, "", CONF_WORKER,                                            \
-      "memory that a job may take; one that needs more is refused; 0: what is free (MiB)")                   \
+      "memory that a job may take; on a GPU all that the worker may; 0: what is free (MiB)")                \
+    X(STR, weights, "auto", 0, 0, "", CONF_WORKER | CONF_CLI,                                                \
+      "on a GPU: resident, there for good; staged, a stage's at a time; streamed, a few layers at a time; auto: what fits") \
+    X(BOOL, pin_weights, "no", 0, 1, "", CONF_WORKER | CONF_CLI,                                             \
+      "keep pinned copies of staged or streamed weights in host memory: faster, as much memory more")        \
     X(INT, threads, "0", 0, 1024, "", CONF_WORKER | CONF_CLI,                                                \
       "CPU threads; 0: all cores this process may use")                                                      \
     X(STR, durability, "default", 0, 0, "", CONF_DISPATCHER,                                                 \

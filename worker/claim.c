@@ -152,7 +152,8 @@ static void weights_of(const struct claim *c, const json_t *report, char dst[WEI
     const char *digest = json_string_value(json_object_get(report, "weights_sha256"));
     str_copy(dst, WEIGHTS_TEXT, "");
     if (digest && !conf->noise[0] && !conf->dump[0])
-        str_format(dst, WEIGHTS_TEXT, "%.64s/%.8s/%.8s", digest, conf->precision, conf->round);
+        str_format(dst, WEIGHTS_TEXT, "%.64s/%.8s/%.8s", digest,
+                   device_precision_name(c->env.device->precision), conf->round);
     else if (digest)
         str_format(dst, WEIGHTS_TEXT, "own/%s", c->process);
 }

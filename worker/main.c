@@ -38,8 +38,7 @@ static int print_help(enum conf_action todo)
 /* "cuda:1" -> kind and index. */
 static int open_device(struct device **ret, const struct conf *c, struct err *err)
 {
-    struct device_options o = {.n_threads = (int)c->threads,
-                               .precision = strcmp(c->precision, "bf16") == 0 ? DEVICE_BF16 : DEVICE_F32};
+    struct device_options o = {.n_threads = (int)c->threads, .memory_limit = (size_t)c->max_memory_mib << 20};
     char kind[32];
     int64_t index = 0;
     const char *colon = strchr(c->device, ':');
@@ -48,7 +47,8 @@ static int open_device(struct device **ret, const struct conf *c, struct err *er
         return err_set(err, ERR_INVALID, "device: '%s' is not allowed; cpu, cpu_ref, cuda or cuda:N is",
                        c->device);
     o.index = (int)index;
-    return device_open(ret, kind, &o, err);
+    int rc = device_precision_parse(c->precision, kind, &o.precision, err);
+    return rc < 0 ? rc : device_open(ret, kind, &o, err);
 }
 
 static enum log_level level_of(const char *name)
