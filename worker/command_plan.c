@@ -4,6 +4,7 @@
 
 #include "common/json.h"
 #include "common/mem.h"
+#include "common/preset.h"
 #include "common/schema.h"
 #include "common/str.h"
 #include "worker/command.h"
@@ -17,7 +18,9 @@ struct planning {
     int width, height;
     int64_t frames, steps, ranks;
     double tflops, link;
-    bool fp8, json, help;
+    const struct preset *preset;
+    const char *weights; /* a word of avatar_mode_ladder */
+    bool fp8, compact, json, help;
 };
 
 static const char usage[] =
@@ -29,16 +32,20 @@ static const char usage[] =
     "  --frames N      length in frames [129]\n"
     "  --steps N       denoising steps [50]\n"
     "  --fp8           with the fp8 transformer\n"
-    "  --preset P      auto or cpu [auto]\n"
+    "  --preset P      class of device: emergency (6 GB), ultra_minimal (8 GB), ultra_low (10 GB), low (12 GB),\n"
+    "                  balanced (16 GB), high (24 GB), max, auto or cpu: the fastest way that fits it is planned [auto]\n"
+    "  --weights W     resident, staged or streamed weights alone [auto]\n"
+    "  --compact       and fewer activations at a time\n"
     "  --ranks N       devices that share the work; how is chosen [1]\n"
     "  --tflops N      what a device computes, for their speed [400]\n"
     "  --link N        GB/s that a device sends to others [300]\n"
     "  --json          answer as one JSON value\n";
 
-enum { JSON, FP8, HELP, FLAGS, CKPTS = FLAGS, DIMS, SIZE, FRAMES, STEPS, PRESET, RANKS, TFLOPS, LINK };
-static const char *const options[] = {[JSON] = "json",     [FP8] = "fp8",       [HELP] = "help",   [CKPTS] = "ckpts",
-                                      [DIMS] = "dims",     [SIZE] = "size",     [FRAMES] = "frames", [STEPS] = "steps",
-                                      [PRESET] = "preset", [RANKS] = "ranks",   [TFLOPS] = "tflops", [LINK] = "link", NULL};
+enum { JSON, FP8, COMPACT, HELP, FLAGS, CKPTS = FLAGS, DIMS, SIZE, FRAMES, STEPS, PRESET, WEIGHTS, RANKS, TFLOPS, LINK };
+static const char *const options[] = {[JSON] = "json",     [FP8] = "fp8",         [COMPACT] = "compact", [HELP] = "help",
+                                      [CKPTS] = "ckpts",   [DIMS] = "dims",       [SIZE] = "size",       [FRAMES] = "frames",
+                                      [STEPS] = "steps",   [PRESET] = "preset",   [WEIGHTS] = "weights", [RANKS] = "ranks",
+                                      [TFLOPS] = "tflops", [LINK] = "link", NULL};
 
 static int take_size(struct planning *p, const char *text, struct err *err)
 {
@@ -67,11 +74,18 @@ static int take_rate(const char *name, const char *text, double *ret, struct err
     return err_set(err, ERR_INVALID, "%s: %s is not a number from 0.001 to 1000000", name, text);
 }
 
-static int take_preset(const char *text, struct err *err)
+static int take_preset(struct planning *p, const char *text, struct err *err)
 {
-    if (strcmp(text, "auto") == 0 || strcmp(text, "cpu") == 0)
-        return 0;
-    return err_set(err, ERR_UNSUPPORTED, "--preset: auto and cpu are in this version, not %s", text);
+    p->preset = preset_find(text);
+    return p->preset ? 0 : err_set(err, ERR_INVALID, "--preset: %s is not allowed; one of " PRESET_CHOICES " is", text);
+}
+
+static int take_weights(struct planning *p, const char *text, struct err *err)
+{
+    struct avatar_mode modes[AVATAR_MODES];
+    int rc = avatar_mode_ladder(text, false, false, modes, err);
+    p->weights = text;
+    return rc < 0 ? rc : 0;
 }
 
 static int take_dims(struct planning *p, const char *text, struct err *err)
@@ -91,6 +105,9 @@ static int take(struct planning *p, int option, const char *value, struct err *e
     case FP8:
         p->fp8 = true;
         return 0;
+    case COMPACT:
+        p->compact = true;
+        return 0;
     case HELP:
         p->help = true;
         return 0;
@@ -106,7 +123,9 @@ static int take(struct planning *p, int option, const char *value, struct err *e
     case STEPS:
         return take_number("--steps", value, 100, &p->steps, err);
     case PRESET:
-        return take_preset(value, err);
+        return take_preset(p, value, err);
+    case WEIGHTS:
+        return take_weights(p, value, err);
     case RANKS:
         return take_number("--ranks", value, COMM_MAX, &p->ranks, err);
     case TFLOPS:
@@ -130,17 +149,20 @@ static int read_words(struct planning *p, int argc, char **argv, struct err *err
 
 static void print_text(const struct avatar_plan *a)
 {
-    char w[32], m[32], s[32];
-    printf("%dx%d, %lld frames, %lld latents\n\n%-11s %12s %12s %12s %12s\n", a->width, a->height,
-           (long long)a->n_frames, (long long)a->n_latents, "stage", "weights", "arena", "staging", "TFLOP");
+    char w[32], m[32], s[32], b[32];
+    printf("%dx%d, %lld frames, %lld latents; weights %s\n\n%-11s %12s %12s %12s %12s %12s\n", a->width, a->height,
+           (long long)a->n_frames, (long long)a->n_latents, avatar_mode_text(&a->mode), "stage", "weights", "brought up", "arena",
+           "staging", "TFLOP");
     for (int i = 0; i < AVATAR_STAGE_COUNT; i++) {
         const struct avatar_cost *c = &a->stage[i];
-        printf("%-11s %12s %12s %12s %12.4g\n", avatar_stage_name((enum avatar_stage)i),
-               str_bytes(w, sizeof w, c->weight_bytes), str_bytes(m, sizeof m, c->arena_bytes),
-               str_bytes(s, sizeof s, c->staging_bytes), c->flops / 1e12);
+        printf("%-11s %12s %12s %12s %12s %12.4g\n", avatar_stage_name((enum avatar_stage)i),
+               str_bytes(w, sizeof w, c->weight_bytes), str_bytes(b, sizeof b, (size_t)c->brought_bytes),
+               str_bytes(m, sizeof m, c->arena_bytes), str_bytes(s, sizeof s, c->staging_bytes), c->flops / 1e12);
     }
-    printf("\nlargest at one time  %s\nwork                 %.4g TFLOP\n",
-           str_bytes(w, sizeof w, a->peak_bytes), a->flops / 1e12);
+    printf("\nlargest at one time  %s\n", str_bytes(w, sizeof w, a->peak_bytes));
+    if (a->mode.weights != AVATAR_RESIDENT)
+        printf("brought up per job   %s\n", str_bytes(b, sizeof b, (size_t)a->brought_bytes));
+    printf("work                 %.4g TFLOP\n", a->flops / 1e12);
 }
 
 /* The ranks one by one, then the ways that were weighed. */
@@ -191,14 +213,15 @@ static void print_json(const struct avatar_plan *a, const struct group_plan *g)
     for (int i = 0; i < AVATAR_STAGE_COUNT; i++) {
         const struct avatar_cost *c = &a->stage[i];
         json_object_set_new(stages, avatar_stage_name((enum avatar_stage)i),
-                            json_pack("{s:I, s:I, s:I, s:f, s:f}", "weight_bytes", (json_int_t)c->weight_bytes,
+                            json_pack("{s:I, s:I, s:I, s:f, s:f, s:f}", "weight_bytes", (json_int_t)c->weight_bytes,
                                       "arena_bytes", (json_int_t)c->arena_bytes, "staging_bytes",
-                                      (json_int_t)c->staging_bytes, "flops", c->flops,
+                                      (json_int_t)c->staging_bytes, "brought_bytes", c->brought_bytes, "flops", c->flops,
                                       "traffic_bytes", c->traffic_bytes));
     }
-    json_t *v = json_pack("{s:i, s:i, s:I, s:I, s:o, s:I, s:f}", "width", a->width, "height", a->height,
-                          "frames", (json_int_t)a->n_frames, "latents", (json_int_t)a->n_latents, "stages",
-                          stages, "peak_bytes", (json_int_t)a->peak_bytes, "flops", a->flops);
+    json_t *v = json_pack("{s:i, s:i, s:I, s:I, s:s, s:o, s:I, s:f, s:f}", "width", a->width, "height", a->height,
+                          "frames", (json_int_t)a->n_frames, "latents", (json_int_t)a->n_latents, "mode",
+                          avatar_mode_text(&a->mode), "stages", stages, "peak_bytes", (json_int_t)a->peak_bytes,
+                          "brought_bytes", a->brought_bytes, "flops", a->flops);
     if (g)
         json_object_set_new(v, "group", group_json(g));
     json_dumpf(v, stdout, JSON_COMPACT);
@@ -206,16 +229,38 @@ static void print_json(const struct avatar_plan *a, const struct group_plan *g)
     json_decref(v);
 }
 
+/* The fastest that fits the preset, of those that are not ruled out; of a group each rank is given what one alone needs. */
+static int choose_mode(struct avatar *a, const struct planning *p, struct avatar_plan *ret, struct err *err)
+{
+    const struct avatar_ask ask = {.width = p->width, .height = p->height, .n_frames = p->frames, .steps = (int)p->steps};
+    struct avatar_mode all[AVATAR_MODES], modes[AVATAR_MODES];
+    char need[32];
+    int n = 0, n_all = avatar_mode_ladder(p->weights, preset_is_cpu(p->preset), false, all, err);
+    for (int i = 0; i < n_all; i++)
+        if (!p->compact || all[i].compact)
+            modes[n++] = all[i];
+    if (n_all > 0 && n == 0)
+        return err_set(err, ERR_INVALID, "--compact is for GPUs, preset cpu plans for none");
+    int i = n_all < 0 ? n_all : avatar_first_plan(a, modes, n, &ask, preset_bytes(p->preset), ret, err);
+    if (i == n)
+        return err_set(err, ERR_NOFIT, "--preset: %s has %lld MiB, and %d x %d with %lld frames needs %s at least (%s)",
+                       p->preset->name, (long long)p->preset->max_mib, p->width, p->height, (long long)p->frames,
+                       str_bytes(need, sizeof need, ret->peak_bytes), avatar_mode_text(&ret->mode));
+    if (i >= 0)
+        avatar_set_mode(a, &modes[i]);
+    return i < 0 ? i : 0;
+}
+
 static int plan(const struct planning *p, struct err *err)
 {
     struct avatar *a = NULL;
     struct group_plan *g = mem_zalloc(sizeof *g);
     int rc = g ? avatar_open(&a, NULL, p->ckpts, p->fp8, err) : err_set(err, ERR_NOMEM, "plan: no memory");
+    if (rc == 0)
+        rc = choose_mode(a, p, &g->first, err);
     if (rc == 0 && p->ranks > 1)
         rc = group_plan_make(a, p->width, p->height, p->frames, (int)p->steps, (int)p->ranks,
                              &(struct group_rates){p->tflops * 1e12, p->link * 1e9}, g, err);
-    else if (rc == 0)
-        rc = avatar_make_plan(a, p->width, p->height, p->frames, (int)p->steps, &g->first, err);
     if (rc == 0 && p->json) {
         print_json(&g->first, p->ranks > 1 ? g : NULL);
     } else if (rc == 0) {
@@ -229,7 +274,8 @@ static int plan(const struct planning *p, struct err *err)
 
 int command_plan(int argc, char **argv)
 {
-    struct planning p = {.frames = 129, .steps = 50, .ranks = 1, .tflops = 400, .link = 300};
+    struct planning p = {
+        .frames = 129, .steps = 50, .ranks = 1, .tflops = 400, .link = 300, .preset = preset_at(0), .weights = "auto"};
     struct err err = {0};
     size_rule(704, 704, 704, &p.width, &p.height);
     int rc = read_words(&p, argc, argv, &err);

@@ -7,9 +7,12 @@
 #include <sys/random.h>
 
 #include "common/clock.h"
+#include "common/log.h"
 #include "common/mem.h"
+#include "common/preset.h"
 #include "common/schema.h"
 #include "common/str.h"
+#include "kernels/comm/comm.h"
 #include "kernels/device.h"
 #include "worker/media/audio_in.h"
 #include "worker/model/avatar.h"
@@ -18,11 +21,15 @@
 #include "worker/pipeline.h"
 
 #define AUDIO_MIN_S 0.3
+#define USUAL_SIDE 704 /* the job that a worker makes ready for */
+#define USUAL_FRAMES 129
+#define USUAL_STEPS 50
 
 struct state {
     const struct generator_env *env;
     struct avatar *avatar; /* owned */
-    bool loaded;           /* a job has run: the weights are in memory */
+    struct avatar_mode modes[AVATAR_MODES]; /* that jobs may run in, from the fastest on */
+    int n_modes;
     double flops_per_s;    /* of the last job; 0: none yet */
 };
 
@@ -34,9 +41,44 @@ struct work {
     struct wave wave;   /* owned */
     struct avatar_request q;
     struct avatar_plan plan;
+    struct comm_degrees degrees; /* how ranks share it, where they do */
     struct err frames_err; /* why a frame was not taken */
     int64_t began_us;      /* of computing */
 };
+
+/* What a job may take of the device, itself and the weights that are there already. */
+static size_t room_of(const struct state *s, size_t ceiling)
+{
+    const struct device *d = s->env->device;
+    size_t room = device_free_bytes(d) + avatar_held_bytes(s->avatar) + d->fixed_bytes;
+    size_t limit = (size_t)s->env->conf->max_memory_mib << 20;
+    room = limit && limit < room ? limit : room;
+    return ceiling < room ? ceiling : room;
+}
+
+/* Of the modes allowed those stay whose weights lie as in the first that has room for the usual job, and the leaner ones: jobs
+ * that need more go on from there, and those that need less do not make it load anew. */
+static int choose_modes(struct state *s, struct err *err)
+{
+    const struct avatar_ask usual = {.width = USUAL_SIDE, .height = USUAL_SIDE, .n_frames = USUAL_FRAMES, .steps = USUAL_STEPS};
+    struct avatar_plan plan;
+    char need[32], have[32];
+    size_t room = room_of(s, SIZE_MAX);
+    if (s->n_modes == 1)
+        return 0;
+    int i = avatar_first_plan(s->avatar, s->modes, s->n_modes, &usual, room, &plan, err);
+    if (i < 0)
+        return i;
+    LOG(INFO, "device memory", log_str("mode", avatar_mode_text(&plan.mode)),
+        log_str("usual_job", str_bytes(need, sizeof(need), plan.peak_bytes)), log_str("room", str_bytes(have, sizeof(have), room)));
+    i = i == s->n_modes ? i - 1 : i;
+    while (i > 0 && s->modes[i - 1].weights == s->modes[i].weights)
+        i--;
+    s->n_modes -= i;
+    memmove(s->modes, s->modes + i, (size_t)s->n_modes * sizeof(s->modes[0]));
+    avatar_set_mode(s->avatar, &plan.mode);
+    return 0;
+}
 
 static int open_state(void **ret, const struct generator_env *env, struct err *err)
 {
@@ -44,12 +86,20 @@ static int open_state(void **ret, const struct generator_env *env, struct err *e
     if (!s)
         return err_set(err, ERR_NOMEM, "no memory for the generator");
     s->env = env;
-    int rc = avatar_open(&s->avatar, env->device, env->conf->ckpts, env->conf->fp8, err);
-    if (rc < 0)
+    int rc = avatar_mode_ladder(env->conf->weights, env->device->is_host, env->conf->pin_weights, s->modes, err);
+    if (rc > 0) {
+        s->n_modes = rc;
+        rc = avatar_open(&s->avatar, env->device, env->conf->ckpts, env->conf->fp8, err);
+    }
+    if (rc == 0)
+        rc = choose_modes(s, err);
+    if (rc < 0) {
+        avatar_close(s->avatar);
         mem_free(s);
-    else
-        *ret = s;
-    return rc;
+        return rc;
+    }
+    *ret = s;
+    return 0;
 }
 
 static void close_state(void *state)
@@ -144,57 +194,104 @@ static int read_inputs(struct work *w, struct err *err)
     return rc < 0 ? rc : read_params(w, err);
 }
 
-/* ---- does it fit? ---- */
+/* ---- does it fit, and how? ---- */
 
-static int plan_size(struct work *w, int size, int64_t n_frames, struct avatar_plan *ret, struct err *err)
+static int ask_of(const struct work *w, int size, int64_t n_frames, struct avatar_ask *ret, struct err *err)
 {
     int width = w->q.width, height = w->q.height;
-    struct gang *gang = pipeline_gang(w->p);
     if (!width && avatar_size(w->image.width, w->image.height, size, &width, &height) < 0)
         return err_set(err, ERR_INVALID, "size: an image of %d x %d cannot be brought to size %d",
                        w->image.width, w->image.height, size);
-    if (gang && size == w->q.size)
-        return gang_split(gang, w->state->avatar, width, height, n_frames, w->q.steps, w->state->env->device->kind, ret, err);
-    return avatar_make_plan(w->state->avatar, width, height, n_frames, w->q.steps, ret, err);
+    *ret = (struct avatar_ask){
+        .width = width, .height = height, .n_frames = n_frames, .steps = w->q.steps, .fps = w->q.fps};
+    return 0;
+}
+
+/* How the workers of a gang share it; rank 0 has most. */
+static int split(struct work *w, struct avatar_ask *ask, struct err *err)
+{
+    struct gang *gang = pipeline_gang(w->p);
+    if (!gang)
+        return 0;
+    int rc = gang_split(gang, w->state->avatar, ask->width, ask->height, ask->n_frames, ask->steps, w->state->env->device->kind,
+                        &w->plan, err);
+    if (rc < 0)
+        return rc;
+    const struct comm_group *g = gang_group(gang);
+    w->degrees = (struct comm_degrees){g->tokens.n, g->pair.n, g->windows.n};
+    ask->degrees = &w->degrees;
+    return 0;
 }
 
 /* The largest smaller size class that would fit; 0: none. */
-static int smaller_size(struct work *w, int64_t n_frames, size_t free_bytes)
+static int smaller_size(const struct work *w, int64_t n_frames, size_t room)
 {
     static const int sizes[] = {704, 512, 384, 256, 128, 64};
+    const struct state *s = w->state;
     struct avatar_plan plan;
+    struct avatar_ask ask;
     for (size_t i = 0; !w->q.width && i < sizeof(sizes) / sizeof(sizes[0]); i++)
-        if (sizes[i] < w->q.size && plan_size(w, sizes[i], n_frames, &plan, NULL) == 0 &&
-            plan.peak_bytes <= free_bytes)
+        if (sizes[i] < w->q.size && ask_of(w, sizes[i], n_frames, &ask, NULL) == 0 &&
+            avatar_make_mode_plan(s->avatar, &s->modes[s->n_modes - 1], &ask, &plan, NULL) == 0 && plan.peak_bytes <= room)
             return sizes[i];
     return 0;
+}
+
+static int refuse(const struct work *w, size_t room, const struct preset *preset, struct err *err)
+{
+    char need[32], have[32], way[96] = "a smaller size, shorter audio, or a device with more memory";
+    const struct avatar_plan *plan = &w->plan;
+    int size = smaller_size(w, plan->n_frames, room);
+    if (size)
+        str_format(way, sizeof(way), "size %d, or shorter audio", size);
+    else if (preset->max_mib && room == preset_bytes(preset))
+        str_format(way, sizeof(way), "a larger preset than %s, a smaller size, or shorter audio", preset->name);
+    else if (room == (size_t)w->state->env->conf->max_memory_mib << 20)
+        str_format(way, sizeof(way), "a larger --max-memory-mib, a smaller size, or shorter audio");
+    return err_set(err, ERR_NOFIT, "size: %d x %d with %lld frames needs %s on this device (%s), %s free: use %s", plan->width,
+                   plan->height, (long long)plan->n_frames, str_bytes(need, sizeof(need), plan->peak_bytes),
+                   avatar_mode_text(&plan->mode), str_bytes(have, sizeof(have), room), way);
+}
+
+/* Into the mode of w's plan, number i of those allowed. */
+static void switch_mode(struct work *w, int i, size_t room)
+{
+    char text[200], have[32];
+    struct state *s = w->state;
+    if (i > 0) {
+        str_format(text, sizeof(text), "device memory: %s are free for this job, so it runs with weights %s, which is slower",
+                   str_bytes(have, sizeof(have), room), avatar_mode_text(&s->modes[i]));
+        pipeline_warn(w->p, text);
+    }
+    if (avatar_get_mode(s->avatar)->weights != s->modes[i].weights)
+        LOG(WARN, "weights are loaded anew", log_str("mode", avatar_mode_text(&s->modes[i])));
+    avatar_set_mode(s->avatar, &s->modes[i]);
 }
 
 static int check_plan(struct work *w, struct err *err)
 {
     struct avatar_frames frames;
-    char need[32], have[32], way[64];
+    struct avatar_ask ask;
     struct state *s = w->state;
+    const struct preset *preset = preset_find(schema_str(pipeline_params(w->p), "preset", "auto"));
+    if (!preset)
+        preset = preset_at(0);
+    if (preset_is_cpu(preset) && !s->env->device->is_host)
+        return err_set(err, ERR_NOFIT, "preset: cpu is for workers on a CPU, this one is on %s", s->env->device->name);
     int rc = avatar_input_frames(w->wave.n, w->q.fps, w->q.n_frames, &frames, err);
     if (rc == 0)
-        rc = plan_size(w, w->q.size, frames.model, &w->plan, err);
+        rc = ask_of(w, w->q.size, frames.model, &ask, err);
+    if (rc == 0)
+        rc = split(w, &ask, err);
     if (rc < 0)
         return rc;
-    size_t free_bytes = device_free_bytes(s->env->device), limit = (size_t)s->env->conf->max_memory_mib << 20;
-    if (s->loaded) /* what the weights take is taken already */
-        free_bytes += w->plan.stage[AVATAR_LOAD].weight_bytes;
-    if (limit && free_bytes > limit)
-        free_bytes = limit;
-    if (w->plan.peak_bytes <= free_bytes)
-        return 0;
-    int size = smaller_size(w, frames.model, free_bytes);
-    str_copy(way, sizeof(way), "shorter audio, a smaller size, or a device with more memory");
-    if (size)
-        str_format(way, sizeof(way), "size %d, or shorter audio", size);
-    return err_set(err, ERR_NOFIT, "size: %d x %d with %lld frames needs %s on this device, %s free: use %s",
-                   w->plan.width, w->plan.height, (long long)frames.model,
-                   str_bytes(need, sizeof(need), w->plan.peak_bytes),
-                   str_bytes(have, sizeof(have), free_bytes), way);
+    size_t room = room_of(s, preset_bytes(preset));
+    int i = avatar_first_plan(s->avatar, s->modes, s->n_modes, &ask, room, &w->plan, err);
+    if (i == s->n_modes)
+        return refuse(w, room, preset, err);
+    if (i >= 0)
+        switch_mode(w, i, room);
+    return i < 0 ? i : 0;
 }
 
 /* ---- the run ---- */
@@ -245,7 +342,6 @@ static int on_frames(void *arg, const uint8_t *yuv, int64_t n, int width, int he
 static void note_result(struct work *w, const struct avatar_result *r)
 {
     double s = (double)(clock_us() - w->began_us) / (double)CLOCK_S;
-    w->state->loaded = true;
     if (s > 0)
         w->state->flops_per_s = w->plan.flops / s;
     pipeline_note(w->p, "flop", json_real(r->flops));
@@ -287,7 +383,7 @@ static int run_work(struct work *w, struct err *err)
 static int cost(void *state, int i, struct cost_model *m, struct err *err)
 {
     const struct state *s = state;
-    return avatar_cost_part(s->avatar, i, m, err);
+    return avatar_cost_part(s->avatar, &s->modes[s->n_modes - 1], i, m, err); /* the memory that is enough */
 }
 
 static int run_job(void *state, struct pipeline *p, struct err *err)

@@ -159,8 +159,10 @@ FIELDS = [ # field, value, sentence
     ("face", "1,2,nan,4",
      "face: \"1,2,nan,4\" is not allowed; auto, none, required, an index from 0, or x,y,w,h in"
      " pixels of the image is"),
-    ("preset", "huge", "preset: \"huge\" is not allowed; one of auto|cpu is"),
-    ("preset", 3, "preset: 3 is not allowed; one of auto|cpu is"),
+    ("preset", "huge", "preset: \"huge\" is not allowed;"
+     " one of auto|emergency|ultra_minimal|ultra_low|low|balanced|high|max|cpu is"),
+    ("preset", 3, "preset: 3 is not allowed;"
+     " one of auto|emergency|ultra_minimal|ultra_low|low|balanced|high|max|cpu is"),
     ("prompt", 5, "prompt: 5 is not allowed; text of at most 4096 bytes is"),
     ("prompt", "x" * 4097, "prompt: 4097 bytes are not allowed; at most 4096 are"),
     ("prompt", ['a'], "prompt: a list is not allowed; text of at most 4096 bytes is"),

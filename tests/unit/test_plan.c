@@ -179,7 +179,7 @@ static void test_cost_model(void **state)
     (void)state;
     assert_int_equal(avatar_open(&a, NULL, NULL, false, &err), 0);
     int part = 0, rc = 0;
-    while ((rc = avatar_cost_part(a, part, &model, &err)) == 0)
+    while ((rc = avatar_cost_part(a, NULL, part, &model, &err)) == 0)
         part++;
     assert_int_equal(rc, ERR_NOTFOUND);
     json_t *o = cost_json(&model);

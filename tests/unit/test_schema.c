@@ -102,6 +102,7 @@ static void test_accepted(void **state)
         "\"guidance_scale\":0",
         "\"flow_shift\":0.1",
         "\"preset\":\"cpu\"",
+        "\"preset\":\"ultra_low\"",
         "\"tags\":\"a, b,c\"",
         "\"num_frames\":1",
     };
@@ -170,7 +171,8 @@ static void test_refused(void **state)
          "face: -1 is not allowed; auto, none, required, an index from 0, or x,y,w,h in pixels of the image "
          "is"},
         {"\"prompt\":5", "prompt: 5 is not allowed; text of at most 4096 bytes is"},
-        {"\"preset\":\"max\"", "preset: \"max\" is not allowed; one of auto|cpu is"},
+        {"\"preset\":\"huge\"", "preset: \"huge\" is not allowed; one of "
+                                "auto|emergency|ultra_minimal|ultra_low|low|balanced|high|max|cpu is"},
         {"\"priority\":10", "priority: 10 is not allowed; a whole number from 0 to 9 is"},
         {"\"tags\":5", "tags: 5 is not allowed; at most 16 words of at most 64 bytes is"},
         {"\"tags\":[1]", "tags: 1 is not allowed; at most 16 words of at most 64 bytes is"},

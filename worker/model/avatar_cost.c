@@ -17,12 +17,19 @@ static double work_of(const struct avatar_plan *p, enum avatar_stage s)
     return p->stage[s].flops / 1e9;
 }
 
-static int cost_row(struct avatar *a, int size, struct cost_row *ret, struct err *err)
+static int plan(struct avatar *a, const struct avatar_mode *mode, int size, int64_t n_frames, int steps, struct avatar_plan *ret,
+                struct err *err)
+{
+    const struct avatar_ask ask = {.width = size, .height = size, .n_frames = n_frames, .steps = steps};
+    return avatar_make_mode_plan(a, mode ? mode : avatar_get_mode(a), &ask, ret, err);
+}
+
+static int cost_row(struct avatar *a, const struct avatar_mode *mode, int size, struct cost_row *ret, struct err *err)
 {
     struct avatar_plan one, more;
-    int rc = avatar_make_plan(a, size, size, COST_SHORT, COST_STEPS, &one, err);
+    int rc = plan(a, mode, size, COST_SHORT, COST_STEPS, &one, err);
     if (rc == 0)
-        rc = avatar_make_plan(a, size, size, COST_LONG, COST_STEPS, &more, err);
+        rc = plan(a, mode, size, COST_LONG, COST_STEPS, &more, err);
     if (rc < 0)
         return rc;
     const double frames = COST_LONG - COST_SHORT;
@@ -39,34 +46,35 @@ static int cost_row(struct avatar *a, int size, struct cost_row *ret, struct err
 }
 
 /* Steps that reuse what an earlier one computed cost less: how many whole ones are these many? */
-static int cost_worth(struct avatar *a, int n, double step, struct cost_point *ret, struct err *err)
+static int cost_worth(struct avatar *a, const struct avatar_mode *mode, int n, double step, struct cost_point *ret,
+                      struct err *err)
 {
-    struct avatar_plan plan;
-    int rc = avatar_make_plan(a, COST_SIDE, COST_SIDE, COST_SHORT, n, &plan, err);
+    struct avatar_plan p;
+    int rc = plan(a, mode, COST_SIDE, COST_SHORT, n, &p, err);
     if (rc == 0)
-        *ret = (struct cost_point){n, work_of(&plan, AVATAR_DENOISE) / step};
+        *ret = (struct cost_point){n, work_of(&p, AVATAR_DENOISE) / step};
     return rc;
 }
 
-static int cost_slope(struct avatar *a, struct cost_model *m, struct err *err)
+static int cost_slope(struct avatar *a, const struct avatar_mode *mode, struct cost_model *m, struct err *err)
 {
-    struct avatar_plan plan;
-    int rc = avatar_make_plan(a, sizes[0], sizes[0], COST_LONGEST, COST_STEPS, &plan, err);
+    struct avatar_plan p;
+    int rc = plan(a, mode, sizes[0], COST_LONGEST, COST_STEPS, &p, err);
     if (rc < 0)
         return rc;
-    double windows = work_of(&plan, AVATAR_DENOISE) / COST_STEPS / m->row[0].step;
+    double windows = work_of(&p, AVATAR_DENOISE) / COST_STEPS / m->row[0].step;
     m->slope = windows > 1 ? (windows - 1) / (COST_LONGEST - COST_SHORT) : 0;
     return 0;
 }
 
-int avatar_cost_part(struct avatar *a, int i, struct cost_model *m, struct err *err)
+int avatar_cost_part(struct avatar *a, const struct avatar_mode *mode, int i, struct cost_model *m, struct err *err)
 {
     if (i == 0)
         *m = (struct cost_model){.window = COST_SHORT};
     if (i < N_SIZES)
-        return cost_row(a, sizes[i], &m->row[m->n++], err);
+        return cost_row(a, mode, sizes[i], &m->row[m->n++], err);
     i -= N_SIZES;
     if (i < N_COUNTS)
-        return cost_worth(a, counts[i], m->row[2].step, &m->steps[m->n_steps++], err);
-    return i == N_COUNTS ? cost_slope(a, m, err) : ERR_NOTFOUND;
+        return cost_worth(a, mode, counts[i], m->row[2].step, &m->steps[m->n_steps++], err);
+    return i == N_COUNTS ? cost_slope(a, mode, m, err) : ERR_NOTFOUND;
 }
