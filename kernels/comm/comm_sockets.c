@@ -25,6 +25,11 @@ struct head {
     uint64_t bytes;
 };
 
+struct farewell {
+    struct head head;
+    char text[sizeof(((struct err *)0)->text)];
+};
+
 struct hello {
     uint32_t magic;
     int32_t rank, size;
@@ -68,6 +73,12 @@ static size_t rest(struct flow *f, char **ret)
     return f->bytes + sizeof(f->head) - f->done;
 }
 
+/* One of ours, whatever the other says. */
+static int code_of(int said)
+{
+    return said > -(int)ERR_COUNT && said < 0 ? said : ERR_IO;
+}
+
 /* What the other has to say instead of data. */
 static int read_abort(struct sockets *k, int rank, const struct head *head, struct err *err)
 {
@@ -78,7 +89,7 @@ static int read_abort(struct sockets *k, int rank, const struct head *head, stru
         got = poll(&p, 1, 500) > 0 ? recv(k->fd[rank], text + at, n - at, 0) : 0;
     }
     text[at] = 0;
-    int rc = head->code > -(int)ERR_COUNT && head->code < 0 ? head->code : ERR_IO;
+    const int rc = code_of(head->code);
     err_set(&k->why, rc, "%s", text);
     return err_set(err, rc, "%s", text);
 }
@@ -194,27 +205,30 @@ static int sockets_exchange(struct comm *c, const struct comm_set *s, const stru
     return rc;
 }
 
-/* Looks, and takes nothing: another thread may be in an exchange. */
+/* Looks, and takes nothing: another thread may be in an exchange. A rank that gave up said why, and where nothing that was
+ * sent before stands in front of it that is the reason; others went because of it. */
 static int sockets_check(struct comm *c, struct err *err)
 {
     struct sockets *k = (struct sockets *)c;
+    struct farewell said;
+    int gone = -1;
     for (int i = 0; i < c->size; i++) {
         struct pollfd p = {k->fd[i], POLLRDHUP, 0};
-        if (i != c->rank && poll(&p, 1, 0) > 0)
-            return err_set(err, ERR_IO, "rank %d is gone", i);
+        if (i == c->rank || poll(&p, 1, 0) <= 0)
+            continue;
+        const ssize_t n = recv(k->fd[i], &said, sizeof(said), MSG_DONTWAIT | MSG_PEEK);
+        if (n >= (ssize_t)sizeof(said.head) && said.head.magic == MAGIC && said.head.code < 0)
+            return err_set(err, code_of(said.head.code), "%.*s", (int)(n - (ssize_t)sizeof(said.head)), said.text);
+        gone = gone < 0 ? i : gone;
     }
-    return 0;
+    return gone < 0 ? 0 : err_set(err, ERR_IO, "rank %d is gone", gone);
 }
 
 /* Best effort: a peer that does not read learns it from the closed socket. */
 static void sockets_abort(struct comm *c, int code, const char *why)
 {
     struct sockets *k = (struct sockets *)c;
-    char text[sizeof(k->why.text)];
-    struct {
-        struct head head;
-        char text[sizeof(text)];
-    } frame;
+    struct farewell frame;
     str_format(frame.text, sizeof(frame.text), "rank %d: %s", c->rank, why);
     frame.head = (struct head){MAGIC, code, strlen(frame.text)};
     err_set(&k->why, code, "%s", frame.text);

@@ -254,7 +254,8 @@ static const struct comm_carrier nccl_carrier = {.name = "nccl",
 
 /* What each rank tells the others. */
 struct hello {
-    char why[256]; /* it cannot; "" otherwise */
+    int32_t code; /* 0, or it cannot, and why */
+    char why[256];
     int32_t version;
     char gpu[96]; /* host and bus: two ranks on one are none of NCCL's */
     ncclUniqueId id; /* rank 0's */
@@ -294,9 +295,12 @@ static int introduce(const struct nccl *k, struct hello *mine, struct err *err)
 /* The same answer at every rank, of what all have told. */
 static int compare(const struct hello *all, int n, struct err *err)
 {
-    for (int i = 0; i < n; i++)
-        if (all[i].why[0])
-            return err_set(err, ERR_UNSUPPORTED, "rank %d: %s", i, all[i].why);
+    int bad = -1;
+    for (int i = 0; i < n; i++) /* one that waited in vain has less to say than another */
+        if (all[i].code && (bad < 0 || (all[bad].code == ERR_TIMEOUT && all[i].code != ERR_TIMEOUT)))
+            bad = i;
+    if (bad >= 0)
+        return err_set(err, ERR_UNSUPPORTED, "rank %d: %s", bad, all[bad].why);
     for (int i = 1; i < n; i++) {
         if (all[i].version != all[0].version)
             return err_set(err, ERR_UNSUPPORTED, "NCCL is version %d at rank 0 and %d at rank %d", (int)all[0].version,
@@ -332,6 +336,7 @@ static int join(struct nccl *k, ncclUniqueId id, struct err *err)
 /* Tells all, this rank's own reason (if it has one) too, and hears whether all can. */
 static int meet(struct comm *control, struct hello *all, const struct err *own, struct err *err)
 {
+    all[control->rank].code = own->code;
     str_copy(all[control->rank].why, sizeof(all->why), own->text);
     const int rc = comm_tell(control, all, sizeof(*all), err);
     return rc < 0 ? rc : compare(all, control->size, err);

@@ -7,7 +7,8 @@
  *     rc = comm_nccl_open(device, control, 60 * CLOCK_S, &c, &err);        device_hooks.comm: all ranks call it
  *
  * ERR_UNSUPPORTED is the answer of all ranks alike, with the reason of one: it has no NCCL, another version, NCCL refuses, two
- * share a GPU (which NCCL does not do). control serves as well then. Any other failure is control's own.
+ * share a GPU (which NCCL does not do). control serves as well then. Any other failure is control's own. NCCL has a minute to
+ * find all ranks: control's deadline should be longer.
  *
  * exchange only enqueues: a failure is seen by a later call, or by check after whoever waited for the stream. Lengths that
  * disagree are not noticed: NCCL does not compare them. What was enqueued last has the deadline to be done by the GPU.

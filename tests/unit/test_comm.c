@@ -370,6 +370,45 @@ static void test_check(void **state)
     }
 }
 
+/* Rank 0 gives up: who looks hears why. */
+static void play_look(struct rank *k)
+{
+    struct err err = {0};
+    exchange_once(k);
+    if (k->group.rank == 0)
+        comm_abort(k->comm, ERR_NOSPACE, "no room for it");
+    for (int i = 0; i < 5000 && k->group.rank == 1 && k->comm->carrier->check(k->comm, &err) == 0; i++)
+        clock_sleep_us(CLOCK_MS);
+    k->value += err.code == ERR_NOSPACE && strcmp(err.text, "rank 0: no room for it") == 0 ? 1000 : 0;
+}
+
+/* What every rank tells all. */
+static void play_tell(struct rank *k)
+{
+    int told[MOST] = {0};
+    struct err err = {0};
+    told[k->group.rank] = 100 + k->group.rank;
+    assert_int_equal(comm_tell(k->comm, told, sizeof(*told), &err), 0);
+    for (int i = 0; i < k->group.size; i++)
+        k->value += told[i] != 100 + i;
+}
+
+static void test_words(void **state)
+{
+    (void)state;
+    for (int carrier = THREADS; carrier <= SOCKETS; carrier++) {
+        struct rank ranks[MOST] = {{0}};
+        play(ranks, 2, carrier, (struct comm_degrees){.tokens = 2}, 20 * CLOCK_S, play_look);
+        assert_int_equal(ranks[1].value, 1000);
+        done(ranks, 2);
+        memset(ranks, 0, sizeof(ranks));
+        play(ranks, 5, carrier, (struct comm_degrees){.tokens = 5}, 20 * CLOCK_S, play_tell);
+        for (int i = 0; i < 5; i++)
+            assert_int_equal(ranks[i].value, 0);
+        done(ranks, 5);
+    }
+}
+
 /* ---- processes ---- */
 
 struct folder {
@@ -488,6 +527,7 @@ int main(void)
         cmocka_unit_test(test_all_to_all), cmocka_unit_test(test_collect),  cmocka_unit_test(test_sets),
         cmocka_unit_test(test_agree),      cmocka_unit_test(test_failure),  cmocka_unit_test(test_deadline),
         cmocka_unit_test(test_strangers),  cmocka_unit_test(test_check),
+        cmocka_unit_test(test_words),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
