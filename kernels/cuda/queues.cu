@@ -1,6 +1,6 @@
 /* queues.cu -- the hooks that kernels/pool.h needs: copies on a stream of their own beside the ops, and each waiting for the
- * other by events. A ticket is the number of a mark. Its event serves again CUDA_MARKS marks later; what then waits for the
- * older ticket waits for the oldest event that is left, a later point of the same queue and so right, if late.
+ * other by events. A ticket is the number of a mark. Its event serves again every CUDA_MARKS marks; what waits for an old
+ * ticket waits for a later point of the same queue then, which is right, if late.
  */
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/queues.h"
@@ -45,10 +45,9 @@ static int wait(struct device *d, enum device_queue q, enum device_queue of, uin
     const struct cuda_marks *m = &c->marks[of];
     if (ticket == 0 || ticket > m->n)
         return ERR_INTERNAL;
-    uint64_t oldest = m->n > CUDA_MARKS ? m->n - CUDA_MARKS + 1 : 1, at = ticket > oldest ? ticket : oldest;
     cudaError_t e = cuda_here(c);
     if (e == cudaSuccess)
-        e = cudaStreamWaitEvent(stream_of(c, q), m->events[(at - 1) % CUDA_MARKS], 0);
+        e = cudaStreamWaitEvent(stream_of(c, q), m->events[(ticket - 1) % CUDA_MARKS], 0);
     return cuda_err(NULL, e, "a wait");
 }
 

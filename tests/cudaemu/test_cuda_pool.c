@@ -245,6 +245,9 @@ static void test_nvml(void)
 int main(void)
 {
     setenv("CUDAEMU_HIDE", "1", 1);
+    device_close(open_with(0));
+    if (failed)
+        return 1;
     test_limit();
     test_work_buffer();
     test_nvml();

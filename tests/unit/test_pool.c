@@ -36,7 +36,7 @@ struct queue {
     uint64_t marked, done;
 };
 
-#define COMMANDS_MAX 20000
+#define COMMANDS_MAX 4000
 
 struct fake {
     struct device device;
