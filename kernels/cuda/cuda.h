@@ -41,8 +41,8 @@ extern "C" {
 /* One buffer for operands in another precision, partial sums and the libraries' own needs, for the length of one op. An op
  * whose operands do not fit works through its rows in pieces. At least CUDA_WORK_BYTES; a fortieth of the memory of larger
  * cards, or of a memory_limit (work_bytes: 2 GiB of 80, which is what attention's four bf16 copies of 72,000 tokens of 3,072
- * channels take). 64 MiB are twice what cuBLASLt asks for on sm_90 (32 MiB, 4 MiB elsewhere); 128 MiB hold 21,800 rows of 6,144 bytes
- * (3,072 channels of bf16), enough rows to fill any GPU. */
+ * channels take). 64 MiB are twice what cuBLASLt asks for on sm_90 (32 MiB, 4 MiB elsewhere); 128 MiB hold 21,800 rows of
+ * 6,144 bytes (3,072 channels of bf16), enough rows to fill any GPU. */
 #define CUDA_WORK_LIBRARY ((size_t)64 << 20)
 #define CUDA_WORK_BYTES ((size_t)192 << 20)
 

@@ -232,8 +232,8 @@ static int arena_new(struct device *d, size_t *bytes, void **ret, struct err *er
     char *p = NULL, want[32], have[128];
     cudaError_t e = n ? take(d, &p, n) : cudaErrorMemoryAllocation;
     if (e != cudaSuccess)
-        return err_set(err, code_of(e), "device cuda: %s in one piece do not fit the %s: %s", str_bytes(want, sizeof want, n),
-                       room_text(d, have, sizeof have), cudaGetErrorString(e));
+        return err_set(err, code_of(e), "device cuda: %s in one piece do not fit the %s: %s",
+                       str_bytes(want, sizeof want, n), room_text(d, have, sizeof have), cudaGetErrorString(e));
     *bytes = n;
     *ret = p;
     return 0;
@@ -256,7 +256,8 @@ static cudaError_t slot_take(struct cuda_slot *slots, int n, int *next, struct c
     return cudaEventSynchronize((*ret)->event);
 }
 
-cudaError_t memory_send(struct cuda_impl *c, cudaStream_t s, char *dst, const char *host, size_t bytes, struct cuda_slot **last)
+cudaError_t memory_send(struct cuda_impl *c, cudaStream_t s, char *dst, const char *host, size_t bytes,
+                        struct cuda_slot **last)
 {
     cudaError_t e = cudaSuccess;
     bool is_small = bytes <= CUDA_STAGE_SMALL;

@@ -9,7 +9,8 @@ int memory_open(struct device *d, size_t memory_limit, struct err *err);
 void memory_close(struct device *d);
 void memory_hooks(struct device_hooks *h); /* sets all but close */
 /* host -> dst on stream s, through pinned memory: host is free again on return. *last: of the last piece. */
-cudaError_t memory_send(struct cuda_impl *c, cudaStream_t s, char *dst, const char *host, size_t bytes, struct cuda_slot **last);
+cudaError_t memory_send(struct cuda_impl *c, cudaStream_t s, char *dst, const char *host, size_t bytes,
+                        struct cuda_slot **last);
 /* device_hooks' read: waits for the ops before it. */
 int memory_read(struct device *d, void *host, const void *src, size_t bytes);
 

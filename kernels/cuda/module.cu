@@ -11,6 +11,7 @@ extern "C" {
 #include "kernels/cuda/nvml.h"
 }
 #include "kernels/cuda/comm_nccl.h"
+#include "kernels/cuda/graph.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/queues.h"
 #include "kernels/cuda/table.h"
@@ -44,8 +45,8 @@ static int find_gpu(int index, enum device_precision precision, struct cudaDevic
                        index, ret->name, ret->major, ret->minor);
     if (precision == DEVICE_FP8 && sm < SM_FP8)
         return err_set(err, ERR_UNSUPPORTED,
-                       "device cuda:%d (%s): precision fp8 needs compute capability 8.9 or later: this is %d.%d: use bf16", index,
-                       ret->name, ret->major, ret->minor);
+                       "device cuda:%d (%s): precision fp8 needs compute capability 8.9 or later: this is %d.%d: use bf16",
+                       index, ret->name, ret->major, ret->minor);
     return 0;
 }
 
@@ -97,7 +98,8 @@ static void close_gpu(struct device *d)
     d->impl = NULL;
 }
 
-static int open_gpu(struct device *d, struct cuda_impl *c, const struct cudaDeviceProp *gpu, size_t memory_limit, struct err *err)
+static int open_gpu(struct device *d, struct cuda_impl *c, const struct cudaDeviceProp *gpu, size_t memory_limit,
+                    struct err *err)
 {
     c->nvml = nvml_open(gpu->pciDomainID, gpu->pciBusID, gpu->pciDeviceID); /* before there is a context */
     c->sm = 10 * gpu->major + gpu->minor;
@@ -138,6 +140,7 @@ int troupe_cuda_open(struct device *d, const struct device_options *o, struct er
     }
     memory_hooks(&hooks);
     queues_hooks(&hooks);
+    graph_hooks(&hooks);
     hooks.close = close_gpu;
 #ifdef TROUPE_NCCL
     hooks.comm = comm_nccl_open;

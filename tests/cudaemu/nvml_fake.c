@@ -1,5 +1,5 @@
-/* nvml_fake.c -- a libnvidia-ml.so.1 that says what the environment says, for test_cuda_pool.c. The functions and structs are
- * NVML's (its API reference, r515 and later); 0 is success, 6 not found, 7 too small a list.
+/* nvml_fake.c -- a libnvidia-ml.so.1 that says what the environment says, for test_cuda_pool.c. The functions and structs
+ * are NVML's (its API reference, r515 and later); 0 is success, 6 not found, 7 too small a list.
  *
  * FAKE_NVML_GPU    the PCI address it knows; none: nvmlInit fails
  * FAKE_NVML_OWN    bytes of this process; none: the list has only others

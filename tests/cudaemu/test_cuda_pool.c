@@ -1,4 +1,4 @@
-/* test_cuda_pool.c -- weights that are not all there, on the emulated CUDA device: the pool, the memory limit, NVML's word. */
+/* test_cuda_pool.c -- weights that are not all there, on the emulated CUDA device: pool, memory limit, NVML's word. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -111,7 +111,7 @@ static void test_pool(struct device *d, struct run *r, bool is_pinned)
     check(fine && memcmp(got, want, sizeof got) == 0, "give the same bits", r->err.text);
     struct pool_stats s = pool_stats(p);
     /* 2 is over 0 and over 1, so it cannot come up behind 1, nor 3 behind 2 */
-    check(fine && s.n_taken == 4 * LAYERS && s.n_missing > 0 && s.n_missing <= 2 * 4 + 1, "most of them came up in time", "");
+    check(fine && s.n_taken == 4 * LAYERS && s.n_missing > 0 && s.n_missing <= 2 * 4 + 1, "most came up in time", "");
     pool_free(p);
     check(d->taken_bytes == before, "and go", "");
     layers_free(l);
@@ -126,7 +126,8 @@ static void test_tickets(struct device *d)
     check(rc == 0 && t == first + 200, "200 marks", "");
     check(d->hooks->wait(d, DEVICE_COPIES, DEVICE_OPS, first) == 0, "an old ticket", "");
     check(d->hooks->wait(d, DEVICE_COPIES, DEVICE_OPS, t) == 0, "the last", "");
-    check(d->hooks->mark(d, DEVICE_COPIES, &copies) == 0 && d->hooks->wait(d, DEVICE_OPS, DEVICE_COPIES, copies) == 0, "back", "");
+    rc = d->hooks->mark(d, DEVICE_COPIES, &copies);
+    check(rc == 0 && d->hooks->wait(d, DEVICE_OPS, DEVICE_COPIES, copies) == 0, "back", "");
     check(d->hooks->wait(d, DEVICE_COPIES, DEVICE_OPS, t + 1) == ERR_INTERNAL, "one that was not given", "");
     check(d->hooks->wait(d, DEVICE_COPIES, DEVICE_OPS, 0) == ERR_INTERNAL, "none", "");
 }
@@ -168,13 +169,14 @@ static void test_limit(void)
     check(device_upload(d, tensor_of(v, DTYPE_F32, 1, SHAPE(4)), &t, &err) == ERR_NOMEM && has(err.text, "--max-memory-mib"),
           "nor a weight", err.text);
     d->hooks->arena_free(d, all, n);
-    check(d->taken_bytes == WORK && d->peak_bytes == WORK + room && device_free_bytes(d) == room, "free again; the peak stays", "");
+    check(d->taken_bytes == WORK && device_free_bytes(d) == room && d->peak_bytes == WORK + room, "the peak stays", "");
     err_clear(&err);
     check(device_upload(d, tensor_of(v, DTYPE_F32, 1, SHAPE(4)), &t, &err) == 0, "a weight", err.text);
     check(device_free_bytes(d) == room - 2 * MIB && d->taken_bytes == WORK + 512, "takes a part of a page", "");
     device_forget(d, NULL, SIZE_MAX);
     struct run r;
-    check(run_init(&r, d, 0, &err) == 0 && r.arena_max == (room - room / 4) / (2 * MIB) * (2 * MIB), "an arena of our size", err.text);
+    n = (room - room / 4) / (2 * MIB) * (2 * MIB);
+    check(run_init(&r, d, 0, &err) == 0 && r.arena_max == n, "an arena of our size", err.text);
     run_done(&r);
     check(d->taken_bytes == WORK, "all is given back", "");
     device_close(d);
@@ -203,7 +205,7 @@ static void test_nvml(void)
 
     setenv("FAKE_NVML_GPU", "00000000:0a:00.0", 1);
     d = open_with(0);
-    check(device_used_bytes(d, &is_own) == d->taken_bytes + CONTEXT + LIBRARIES && !is_own, "NVML does not know the GPU", "");
+    check(device_used_bytes(d, &is_own) == d->taken_bytes + CONTEXT + LIBRARIES && !is_own, "it does not know the GPU", "");
     device_close(d);
 
     setenv("FAKE_NVML_GPU", "00000000:00:00.0", 1);
@@ -237,8 +239,8 @@ static void test_nvml(void)
     unsetenv("FAKE_NVML_USED");
     struct err err = {0};
     d = NULL;
-    check(device_open(&d, "cpu_ref", NULL, &err) == 0 && device_used_bytes(d, &is_own) == 0 && !is_own && d->fixed_bytes == 0,
-          "the CPU has no such thing", err.text);
+    check(device_open(&d, "cpu_ref", NULL, &err) == 0, "open", err.text);
+    check(device_used_bytes(d, &is_own) == 0 && !is_own && d->fixed_bytes == 0, "the CPU has no such thing", "");
     device_close(d);
 }
 

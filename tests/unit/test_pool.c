@@ -210,8 +210,7 @@ static const struct op_table no_ops;
 static struct fake *fake_new(enum order order)
 {
     struct fake *f = mem_zalloc(sizeof *f);
-    f->device = (struct device){.table = &no_ops, .hooks = &hooks, .memory_bytes = 1 << 20, .kind = "fake", .name = "a fake"};
-    f->device.impl = f;
+    f->device = (struct device){.table = &no_ops, .hooks = &hooks, .memory_bytes = 1 << 20, .name = "a fake", .impl = f};
     f->order = order;
     for (int i = 0; i < 2; i++)
         f->q[i].commands = mem_alloc(COMMANDS_MAX * sizeof(struct command));
@@ -397,7 +396,7 @@ static void test_bytes(void **state)
     (void)state;
     for (uint32_t seed = 1; seed <= 150; seed++) {
         for (int order = 0; order < N_ORDERS; order++)
-            assert_int_equal(play((enum order)order, seed % 2 != 0, seed, -1), 0);
+            assert_int_equal(play((enum order)order, seed % 10 == 0, seed, -1), 0);
     }
 }
 
@@ -433,7 +432,8 @@ static void test_planning(void **state)
     pool_take(&r, p, a);
     pool_next(&r, p, a, b);
     pool_take(&r, p, b);
-    assert_true(!run_failed(&r) && pool_stats(p).n_taken == 2 && pool_stats(p).n_missing == 1 && r.brought == (double)(3ll << 40));
+    assert_false(run_failed(&r));
+    assert_true(pool_stats(p).n_taken == 2 && pool_stats(p).n_missing == 1 && r.brought == (double)(3ll << 40));
     pool_take(&r, NULL, 0);
     pool_next(&r, NULL, 0, 1);
     assert_false(run_failed(&r));
