@@ -14,10 +14,11 @@
 
 struct comm;
 struct op_table;
+struct shadow;
 struct device;
 
-/* What the heavy ops (linear layers, attention, convolutions) multiply; sums are f32. CPU: F32 and BF16, of linear layers alone.
- * CUDA: kernels/SPEED.md, "which way a heavy op takes"; FP8 multiplies e4m3 where that pays and is BF16 elsewhere. */
+/* What the heavy ops (linear layers, attention, convolutions) multiply; sums are f32. CPU: F32 and BF16, of linear layers
+ * alone. CUDA: kernels/SPEED.md, "which way a heavy op takes"; FP8 multiplies e4m3 where that pays and is BF16 elsewhere. */
 enum device_precision { DEVICE_F32, DEVICE_BF16, DEVICE_FP8 };
 
 struct device_options {
@@ -40,7 +41,7 @@ struct device_hooks {
     int (*arena_new)(struct device *d, size_t *bytes, void **ret, struct err *err); /* *bytes 0: as much as is wise */
     void (*arena_free)(struct device *d, void *arena, size_t bytes); /* waits for the ops before it */
     /* What this process has of the device's memory, the driver's share included. *by_nvml: NVML counted this process; else
-     * it is what the device has less of than before opening (other processes count too), or taken_bytes + what is guessed. */
+     * it is what the device has less of than before opening (others count too), or taken_bytes + what is guessed. */
     size_t (*used_bytes)(const struct device *d, bool *by_nvml);
     int (*write)(struct device *d, void *dst, const void *host, size_t bytes); /* in order with the ops */
     int (*read)(struct device *d, void *host, const void *src, size_t bytes);  /* waits for the ops before it */
@@ -56,6 +57,14 @@ struct device_hooks {
     int (*wait)(struct device *d, enum device_queue q, enum device_queue of, uint64_t ticket);
     void *(*pin)(struct device *d, size_t bytes); /* NULL: no memory */
     void (*unpin)(struct device *d, void *p);
+
+    /* Recordings of what is enqueued, for kernels/run_repeat.h. Between begin and end ops are not run but kept in *ret; ret
+     * NULL: they are dropped. play enqueues them all. repeat_begin NULL: the device cannot. 0 or an ERR_*; a recording that
+     * fails leaves the device as it was. */
+    int (*repeat_begin)(struct device *d);
+    int (*repeat_end)(struct device *d, void **ret);
+    int (*repeat_play)(struct device *d, void *recording);
+    void (*repeat_free)(struct device *d, void *recording);
 };
 
 struct device {
@@ -64,13 +73,14 @@ struct device {
     char kind[16];         /* "cpu_ref", "cpu", "cuda" */
     char name[64];         /* for people: CPU model or GPU name */
     size_t memory_bytes;   /* all of it */
-    size_t fixed_bytes;    /* CUDA: taken of it for life beside arenas and weights: the work buffer, the driver's context, the
-                            * libraries' own. With a memory_limit, the limit less this is free when it was opened */
+    size_t fixed_bytes;    /* CUDA: taken of it for life beside arenas and weights: the work buffer, the driver's context,
+                            * the libraries' own. With a memory_limit, the limit less this is free when it was opened */
     size_t taken_bytes;    /* CUDA: what the module has allocated now: work buffer, arenas, weights. Not the driver's */
     size_t peak_bytes;     /* the most that taken_bytes was; whoever measures a part sets it to taken_bytes before */
     int n_threads;
     enum device_precision precision;
     bool is_host;          /* tensors' data can be read by the CPU */
+    struct shadow *shadow; /* borrowed: repeats every op (shadow.h); NULL: off */
     void *impl;            /* the table's own: packed weights, primitives, streams. Owned */
 };
 

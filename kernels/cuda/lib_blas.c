@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "common/mem.h"
+#include "kernels/cuda/e4m3.h"
 
 #define VECTOR ((size_t)512 << 10)
 #define BIAS CUDA_WORK_LIBRARY /* offsets in the work buffer: the library's own, two vectors of n, operands */
@@ -307,7 +308,7 @@ static int convert(struct run *r, struct blas_way way, struct tensor t, size_t *
     *ret = (struct blas_operand){.data = t.data, .ld = t.stride[0]};
     if (t.dtype == way.type && !way.each_row) /* the scale of stored e4m3 weights is alpha */
         return 0;
-    struct tensor scales = {0}, dst = {0};
+    struct tensor scales = {0}, dst = {0}, none = {0};
     if (way.type == DTYPE_F8E4M3) {
         int64_t n = way.each_row ? t.shape[0] : 1;
         scales = take(r, at, DTYPE_F32, 1, &n);
@@ -319,7 +320,7 @@ static int convert(struct run *r, struct blas_way way, struct tensor t, size_t *
     ret->data = dst.data;
     ret->ld = dst.stride[0];
     if (way.type == DTYPE_F8E4M3)
-        return lib_blas_e4m3(r, dst, t, scales, way.each_row);
+        return e4m3_rows(r, dst, t, none, scales, way.each_row);
     return way.type == DTYPE_F16 ? lib_blas_f16(r, dst, t) : cuda_copy(r, dst, t);
 }
 

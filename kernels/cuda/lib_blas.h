@@ -7,8 +7,8 @@
  * - bf16 multiplies f16 by f16 where the weights are stored so (activations are clamped to +-65504, never infinite), else
  *   bf16 by bf16; fp8 weights are widened to bf16, which is exact, and their scale multiplies the sum;
  * - fp8 multiplies e4m3 by e4m3 in large layers (BLAS_E4M3_LEAST in and out features), all others as bf16. Stored e4m3
- *   weights are taken as they are, with their scale; everything else is scaled so that its largest value becomes 448, by
- *   row of x and of w on sm_90, by tensor elsewhere. The scale of x is found on the device, a call before the product.
+ *   weights are taken as they are, with their scale; everything else gets scales by e4m3.h, by
+ *   row of x and of w on sm_90, by tensor elsewhere, found on the device before the product.
  *
  * What NVIDIA's documentation of cublasLtMatmul (13.0) allows, and is kept to here: D in f32 with a bias of f32 beside f32,
  * f16 and bf16 operands, of bf16 beside e4m3; GELU and bias in the epilogue for all of these, as D lies in columns; C in
@@ -34,10 +34,8 @@ int lib_blas_linear_add(struct run *r, struct tensor x, struct tensor h, struct 
                         struct tensor gate);
 /* Kernels that it needs, in linear.cu. x [m, k] with one stride between rows, dst contiguous:
  * dst (f16) = x (f32), clamped to +-65504;
- * dst (e4m3) = x (any float) / scale, scale [m] or [1] (f32): the largest |x| of the row or of all over 448, 2^-100 at least;
  * y = act(y + b[n]) in place, b of any float type or none. */
 int lib_blas_f16(struct run *r, struct tensor dst, struct tensor x);
-int lib_blas_e4m3(struct run *r, struct tensor dst, struct tensor x, struct tensor scale, bool each_row);
 int lib_blas_finish(struct run *r, struct tensor y, struct tensor b, enum act act);
 #ifdef __cplusplus
 }
