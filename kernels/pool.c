@@ -299,6 +299,7 @@ void pool_take(struct run *r, struct pool *p, int block)
     if (!b)
         return;
     int rc = 0;
+    r->unrepeatable = true;
     p->stats.n_taken++;
     if (!b->is_loaded) {
         p->stats.n_missing++;

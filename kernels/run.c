@@ -157,6 +157,7 @@ struct tensor run_write(struct run *r, const void *host, enum dtype dtype, int n
     if (!t.data || n == 0)
         return t;
     const struct device_hooks *hooks = r->device->hooks;
+    r->unrepeatable = true;
     if (!hooks->write) {
         memcpy(t.data, host, n);
         return t;
@@ -182,6 +183,7 @@ int run_read(struct run *r, struct tensor t, void *host)
         t = packed;
     }
     const struct device_hooks *hooks = r->device->hooks;
+    r->unrepeatable = true;
     if (!hooks->read) {
         memcpy(host, t.data, n);
     } else {

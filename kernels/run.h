@@ -57,6 +57,7 @@ struct run {
     const struct comm_group *group; /* borrowed; the ranks that share this forward (comm/comm.h). NULL: alone */
     double traffic;                 /* bytes sent to them */
     double brought;                 /* bytes of weights brought up for it (pool.h) */
+    bool unrepeatable; /* data went to or from the device, or weights came up: no recording would do it again (run_repeat.h) */
 };
 
 /* arena_max 0: the device's default ceiling (CPU: 1 TiB of reserved, untouched address space at most). */
