@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/log.h"
 #include "common/mem.h"
 #include "common/str.h"
 #include "kernels/comm/comm.h"
@@ -38,6 +39,23 @@ static uint64_t token_of(const char *job, int64_t attempt)
     return (h ^ (uint64_t)attempt) * 1099511628211u;
 }
 
+/* The device's own carrier, if all ranks have one and it opens: they know alike, and go on through host memory otherwise. */
+static int open_own(struct gang *g, struct device *device, struct err *err)
+{
+    char has[COMM_MAX] = {0};
+    struct err no = {0};
+    has[g->control->rank] = device->hooks->comm != NULL;
+    int rc = comm_tell(g->control, has, sizeof(*has), err);
+    for (int i = 0; i < g->control->size && rc == 0; i++)
+        if (!has[i])
+            return 0;
+    if (rc == 0)
+        rc = device->hooks->comm(device, g->control, WAIT_US, &g->comm, &no);
+    if (rc == ERR_UNSUPPORTED)
+        LOG(WARN, "gang goes through host memory", log_str("why", no.text));
+    return rc == ERR_UNSUPPORTED ? 0 : rc < 0 ? err_set(err, rc, "%s", no.text) : 0;
+}
+
 int gang_form(struct gang **ret, struct device *device, const char *volume, const char *job, int64_t attempt, int rank,
               int size, struct err *err)
 {
@@ -62,7 +80,7 @@ int gang_form(struct gang **ret, struct device *device, const char *volume, cons
     }
     g->comm = g->control;
     g->control->deadline_us = WAIT_US;
-    if (device->hooks->comm && (rc = device->hooks->comm(device, g->control, WAIT_US, &g->comm, err)) < 0) {
+    if ((rc = open_own(g, device, err)) < 0) {
         comm_close(g->control);
         mem_free(g);
         return rc;
@@ -105,7 +123,7 @@ const struct comm_group *gang_group(const struct gang *g)
     return g ? &g->group : NULL;
 }
 
-/* Rank 0 never sends this byte: what comes is its end. */
+/* Rank 0 sends a byte when it leaves with all done; otherwise what comes is its end. */
 void gang_wait(struct gang *g)
 {
     char byte = 0;
@@ -115,10 +133,14 @@ void gang_wait(struct gang *g)
 
 void gang_leave(struct gang *g, int code, const char *why)
 {
+    char byte = 0;
+    struct err ignored = {0};
     if (!g)
         return;
     if (code < 0)
         comm_abort(g->comm, code, why);
+    else if (g->control->rank == 0) /* a device's carrier is closed by all together */
+        comm_share(g->control, 0, &byte, 1, &ignored);
     if (g->comm != g->control)
         comm_close(g->comm);
     comm_close(g->control);

@@ -55,12 +55,12 @@ DOORS = {  # start of a system include: where it may stand (regular expressions)
     "cuda": r"kernels/cuda/.*",
     "cublas": r"kernels/cuda/.*",
     "cudnn": r"kernels/cuda/.*",
-    "nccl": r"kernels/(cuda|comm)/.*",
+    "nccl": r"kernels/cuda/lib_nccl\.h",
     "pcre2": r"worker/model/.*tok.*",
     "utf8proc": r"worker/model/.*tok.*",
     "curl": r"dispatcher/(webhook_guard\.c|webhook_send\.[ch]|curl_loop\.[ch])|worker/fetch\.c|cli/.*",
     "openssl": r"common/(redis_tls|sha256)\.c",
-    "dlfcn": r"kernels/device\.c|kernels/cuda/nvml\.c",
+    "dlfcn": r"kernels/(device|cuda/nvml|cuda/lib_nccl)\.c",
 }
 
 
