@@ -1,10 +1,11 @@
 /* golden -- runs golden cases and compares.
  *
- *     golden [--table cpu_ref|cpu|cuda] [--ranks N [--split T,P,W]] [--compact] [--case GLOB] [--verbose] DIR...
+ *     golden [--table cpu_ref|cpu|cuda] [--ranks N [--split T,P,W] [--carrier NAME]] [--compact] [--case GLOB] [--verbose] DIR...
  *
  * --ranks runs the cases whose work ranks share (dit.forward, dit.cached, sampler.loop, vae.decode, pipeline): once alone, then on N
  * threads, each a rank with a device of its own, in every way to split N or in the one given (ranks for tokens, guidance rows,
- * windows). Each rank's result must hold the case's bound; the line also says how far it is from that of one rank.
+ * windows). Each rank's result must hold the case's bound; the line also says how far it is from that of one rank. GPUs are taken
+ * in turns, and where each rank has its own they talk over NCCL; --carrier nccl makes anything else a failure.
  *
  * --compact: transformer and VAE in the mode that takes less memory. The bounds are the same.
  *
@@ -31,6 +32,7 @@
 
 #define MAX_CASES 10000
 #define MAX_DEPTH 16
+#define GROUP_US (300 * CLOCK_S) /* for one exchange */
 
 /* A table whose file is not built yet is simply absent: its kinds are then unknown, and fail. */
 #pragma weak golden_dit_kinds
@@ -43,7 +45,7 @@
 #pragma weak golden_pipeline_kinds
 
 struct options {
-    const char *table, *glob;
+    const char *table, *glob, *carrier;
     bool verbose, compact;
     int ranks; /* 0: one, without a group */
     struct comm_degrees split; /* tokens 0: every way */
@@ -185,33 +187,58 @@ struct rank {
     golden_fn *fn;
     struct comm *comm;
     struct comm_degrees split;
+    const char *carrier; /* that it must be, or NULL */
     pthread_t thread;
 };
+
+/* Over the device's own carrier where all ranks can. */
+static int open_own(struct rank *k, struct comm **ret)
+{
+    struct device *d = k->g.device;
+    struct err no = {0};
+    *ret = k->comm;
+    const int rc = d->hooks->comm ? d->hooks->comm(d, k->comm, GROUP_US, ret, &no) : 0;
+    if (rc < 0 && rc != ERR_UNSUPPORTED)
+        return err_set(&k->g.err, rc, "%s", no.text);
+    if (k->carrier && strcmp(k->carrier, (*ret)->carrier->name) != 0)
+        return err_set(&k->g.err, ERR_UNSUPPORTED, "carrier: it is %s: %s", (*ret)->carrier->name, no.text);
+    return 0;
+}
 
 static void *rank_main(void *arg)
 {
     struct rank *k = arg;
     struct comm_group group;
-    if (comm_group_init(&group, k->comm, k->comm->rank, &k->split, &k->g.err) == 0)
+    struct comm *own = k->comm;
+    char done[COMM_MAX] = {0};
+    struct err ignored = {0};
+    int rc = open_own(k, &own);
+    if (rc == 0)
+        rc = comm_group_init(&group, own, own->rank, &k->split, &k->g.err);
+    if (rc == 0)
         run_case(&k->g, k->fn, &group);
+    if (rc == 0 && !k->g.err.code) /* nobody leaves while others read */
+        comm_tell(k->comm, done, sizeof(*done), &ignored);
+    if (own != k->comm)
+        comm_close(own);
     comm_close(k->comm);
     return NULL;
 }
 
 /* The case on all ranks; g's report and error become those of the rank that is worst off. */
-static void run_ranks(struct golden *g, golden_fn *fn, struct device **devices, struct comm_degrees split,
+static void run_ranks(struct golden *g, golden_fn *fn, struct device **devices, struct comm_degrees split, const char *carrier,
                       const struct golden_kept *kept)
 {
     const int n = split.tokens * split.pair * split.windows;
     struct rank *ranks = mem_calloc(COMM_MAX, sizeof *ranks);
     struct comm *ends[COMM_MAX];
-    if (!ranks || comm_threads_open(ends, n, 300 * CLOCK_S, &g->err) < 0) {
+    if (!ranks || comm_threads_open(ends, n, GROUP_US, &g->err) < 0) {
         golden_fail(g, "no ranks");
         mem_free(ranks);
         return;
     }
     for (int i = 0; i < n; i++) {
-        ranks[i] = (struct rank){.g = *g, .fn = fn, .comm = ends[i], .split = split};
+        ranks[i] = (struct rank){.g = *g, .fn = fn, .comm = ends[i], .split = split, .carrier = carrier};
         ranks[i].report = (struct golden_report){.verbose = g->report->verbose && i == 0, .kept = kept};
         ranks[i].g.report = &ranks[i].report;
         ranks[i].g.device = devices[i];
@@ -284,7 +311,7 @@ static void one_shared(const struct options *o, struct golden *g, const struct g
         struct golden_report report = {.verbose = o->verbose};
         shared.report = &report;
         shared.file = NULL;
-        run_ranks(&shared, kind->fn, devices, split[i], kept);
+        run_ranks(&shared, kind->fn, devices, split[i], o->carrier, kept);
         str_format(how, sizeof how, "%d x %d x %d  ", split[i].tokens, split[i].pair, split[i].windows);
         print_case(&shared, kind->kind, id, how, t);
     }
@@ -329,13 +356,21 @@ static void one(const struct options *o, struct device **devices, const char *pa
     finish_case(&g);
 }
 
-/* One device a rank; none where there is no such device. */
+/* One device a rank, in turns on the GPUs that there are; none where there is no such device. */
 static void open_devices(const struct options *o, struct device **devices, struct totals *t)
 {
-    const struct device_options options = {.n_threads = o->ranks ? 1 : 0};
-    struct err err = {0};
+    struct device_options options = {.n_threads = o->ranks ? 1 : 0};
+    int n_gpus = 0;
     for (int i = 0; i < (o->ranks ? o->ranks : 1); i++) {
-        if (device_open(&devices[i], o->table, &options, &err) == 0)
+        struct err err = {0};
+        options.index = strcmp(o->table, "cuda") != 0 ? 0 : n_gpus ? i % n_gpus : i;
+        int rc = device_open(&devices[i], o->table, &options, &err);
+        if (rc == ERR_INVALID && i > 0 && !n_gpus) { /* the first that is not there */
+            n_gpus = i;
+            options.index = 0;
+            rc = device_open(&devices[i], o->table, &options, &err);
+        }
+        if (rc == 0)
             continue;
         printf("no device %s: %s\n", o->table, err.text);
         if (strcmp(o->table, "cuda") != 0)
@@ -380,6 +415,8 @@ static bool take_option(struct options *o, const char *name, const char *value)
         o->table = value;
     else if (strcmp(name, "--case") == 0)
         o->glob = value;
+    else if (strcmp(name, "--carrier") == 0)
+        o->carrier = value;
     else if (strcmp(name, "--split") == 0)
         return take_split(o, value);
     else if (strcmp(name, "--ranks") == 0 && str_parse_i64(value, 1, COMM_MAX, &n) == 0)
@@ -416,7 +453,7 @@ int main(int argc, char **argv)
             qsort(l.path, (size_t)l.n, sizeof *l.path, by_text);
         rc = run_all(&o, &l);
     } else {
-        fprintf(stderr, "use: golden [--table cpu_ref|cpu|cuda] [--ranks N [--split T,P,W]] [--compact] [--case GLOB] "
+        fprintf(stderr, "use: golden [--table cpu_ref|cpu|cuda] [--ranks N [--split T,P,W] [--carrier NAME]] [--compact] [--case GLOB] "
                         "[--verbose] DIR...\n");
     }
     for (int k = 0; k < l.n; k++)
