@@ -22,6 +22,7 @@
 #define KERNELS_OPS_CHECK_H
 
 #include "kernels/ops.h"
+#include "kernels/shadow.h"
 #include "kernels/table.h"
 
 void op_begin(struct run *r, const char *op);
@@ -30,8 +31,21 @@ void op_count(struct run *r, double flops, int n, ...);
 /* Ends the op: rc from the table, with a general sentence where the table gave none. */
 void op_end(struct run *r, int rc);
 
+/* With a shadow (shadow.h) the table's member, then cpu_ref's on copies. */
 #define OP_CALL(r, member, ...)                                                                              \
-    op_end(r, (r)->table && !run_failed(r) ? (r)->table->member((r), __VA_ARGS__) : 0)
+    do {                                                                                                     \
+        struct shadow *op_shadow = (r)->shadow;                                                              \
+        if (!op_shadow || run_failed(r)) {                                                                   \
+            op_end(r, (r)->table && !run_failed(r) ? (r)->table->member((r), __VA_ARGS__) : 0);              \
+            break;                                                                                           \
+        }                                                                                                    \
+        const struct shadow_arg op_args[] = {SHADOW_EACH(SHADOW_NOTE, __VA_ARGS__)};                         \
+        shadow_begin(op_shadow, r, TOLERANCE_##member, op_args);                                             \
+        while (shadow_next(op_shadow))                                                                       \
+            shadow_take(op_shadow, shadow_table(op_shadow)->member(shadow_run(op_shadow),                    \
+                                                                   SHADOW_EACH(SHADOW_PASS, __VA_ARGS__)));  \
+        op_end(r, shadow_end(op_shadow));                                                                    \
+    } while (0)
 
 /* Each check returns false after run_fail(ERR_SHAPE) with a sentence that names what. */
 bool op_check_some(struct run *r, const char *what, struct tensor t);    /* not none */

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "common/str.h"
+#include "kernels/comm/comm.h"
 #include "kernels/device.h"
 #include "kernels/table.h"
 
@@ -38,8 +39,11 @@ static int reserve(struct run *r, struct err *err)
 
 int run_init(struct run *r, struct device *device, size_t arena_max, struct err *err)
 {
-    *r = (struct run){.device = device, .table = device ? device->table : NULL, .arena_max = arena_max};
-    if (!device) {
+    *r = (struct run){.device = device, .arena_max = arena_max};
+    if (device) {
+        r->table = device->table;
+        r->shadow = device->shadow;
+    } else {
         if (!arena_max)
             r->arena_max = SIZE_MAX / 2;
         return 0;
@@ -54,9 +58,22 @@ int run_init(struct run *r, struct device *device, size_t arena_max, struct err 
     return 0;
 }
 
+void run_init_in(struct run *r, struct device *device, void *arena, size_t bytes)
+{
+    *r = (struct run){.device = device, .table = device->table, .shadow = device->shadow, .is_lent = true};
+    run_move(r, arena, bytes);
+}
+
+void run_move(struct run *r, void *arena, size_t bytes)
+{
+    r->arena = arena;
+    r->arena_max = bytes;
+    r->arena_used = 0;
+}
+
 void run_done(struct run *r)
 {
-    if (!r->arena)
+    if (!r->arena || r->is_lent)
         return;
     if (r->device->hooks->arena_free)
         r->device->hooks->arena_free(r->device, r->arena, r->arena_max);
@@ -168,6 +185,15 @@ struct tensor run_write(struct run *r, const void *host, enum dtype dtype, int n
     return t;
 }
 
+/* Exchanges that only the device waits for end when one fails, and leave what is no result. */
+static void check_group(struct run *r)
+{
+    struct comm *c = r->group ? r->group->comm : NULL;
+    struct err err = {0};
+    if (c && c->carrier->on_device && c->carrier->check(c, &err) < 0)
+        run_fail(r, err.code, "%s", err.text);
+}
+
 int run_read(struct run *r, struct tensor t, void *host)
 {
     size_t n = tensor_bytes(t), mark = run_mark(r);
@@ -190,6 +216,8 @@ int run_read(struct run *r, struct tensor t, void *host)
         int rc = hooks->read(r->device, host, t.data, n);
         if (rc < 0)
             run_fail(r, rc, "%zu bytes could not be copied from %s", n, r->device->name);
+        else
+            check_group(r);
     }
     run_rewind(r, mark);
     return r->err.code;

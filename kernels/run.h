@@ -26,6 +26,7 @@
 struct comm_group;
 struct device;
 struct op_table;
+struct shadow;
 struct run;
 
 /* Sees a named intermediate tensor (names as in the golden cases: "mid.double0.img"). t is only valid in the call. */
@@ -41,6 +42,7 @@ struct run {
     size_t arena_max;  /* ceiling in bytes */
     size_t arena_used;
     size_t arena_peak;
+    bool is_lent;      /* the arena is the caller's */
 
     const char *op;  /* the op at work, for messages; NULL between ops */
     char label[160]; /* "dit/double 3/attn" */
@@ -51,6 +53,7 @@ struct run {
     double bytes;    /* read and written by ops, from shapes */
     int64_t n_ops;
 
+    struct shadow *shadow; /* the device's (shadow.h); NULL: ops are computed once */
     run_tap_fn *tap; /* NULL: off */
     void *tap_arg;
 
@@ -62,6 +65,10 @@ struct run {
 
 /* arena_max 0: the device's default ceiling (CPU: 1 TiB of reserved, untouched address space at most). */
 int run_init(struct run *r, struct device *device, size_t arena_max, struct err *err);
+/* With the caller's memory as its arena, which run_done leaves alone. */
+void run_init_in(struct run *r, struct device *device, void *arena, size_t bytes);
+/* Goes on in another piece of it; all that was allocated is void. While planning arena is NULL. */
+void run_move(struct run *r, void *arena, size_t bytes);
 void run_done(struct run *r);
 /* Back to an empty arena, no error, counters zero. */
 void run_reset(struct run *r);
