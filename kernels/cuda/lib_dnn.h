@@ -2,7 +2,9 @@
  * without it, in the emulation of tests/cudaemu, and for what the library does not take, every call answers LIB_DNN_OWN and
  * the caller goes its own way.
  *
- * Only on devices of precision bf16: its attention exists in 16 bits alone, and what it rounds is outside the bounds of f32.
+ * Not on devices of precision f32: what it rounds is outside those bounds. bf16: 16 bits in, f32 sums, 16 bits out. fp8: the
+ * same, but attention on sm_90 and later multiplies e4m3 by e4m3 with f32 sums and a bf16 result: q, k without its mean, and
+ * v with a scale each (e4m3.h), weights of keys times 256. An engine for it is not promised: bf16 is the way back.
  */
 #ifndef KERNELS_CUDA_LIB_DNN_H
 #define KERNELS_CUDA_LIB_DNN_H
