@@ -57,7 +57,8 @@ struct cudaemu_graph_exec {
     struct cudaemu_graph graph;
 };
 
-static std::vector<struct cudaemu_stream *> streams; /* all: first each device's default stream */
+/* All: first each device's default stream. For the life of the process. */
+static std::vector<struct cudaemu_stream *> &streams = *new std::vector<struct cudaemu_stream *>;
 static uint64_t n_steps;
 
 static void set_up(void)
