@@ -19,6 +19,7 @@ static bool golden_vae_open(struct golden *g, struct golden_vae *v)
 {
     struct vae_config config;
     char dir[1024], path[1200];
+    bool ok;
 
     *v = (struct golden_vae){0};
     str_path(dir, sizeof(dir), g->ckpts, "hunyuan-video-t2v-720p/vae");
@@ -26,8 +27,13 @@ static bool golden_vae_open(struct golden *g, struct golden_vae *v)
     if (vae_config_read(path, &config, &g->err) < 0)
         return false;
     str_path(path, sizeof(path), dir, "pytorch_model.pt");
-    return ckpt_open(&v->ckpt, path, &g->err) == 0 &&
-           vae_open(&v->vae, &config, v->ckpt, g->device, &g->err) == 0;
+    ok = ckpt_open(&v->ckpt, path, &g->err) == 0 &&
+         vae_open(&v->vae, &config, v->ckpt, g->device, &g->err) == 0;
+    if (ok && g->compact) {
+        vae_set_compact(v->vae, true);
+        vae_set_slab(v->vae, 0); /* all tensors are large */
+    }
+    return ok;
 }
 
 static void golden_vae_close(struct golden *g, struct golden_vae *v)

@@ -31,6 +31,16 @@ void vae_close(struct vae *v)
     mem_free(v);
 }
 
+void vae_set_compact(struct vae *v, bool on)
+{
+    v->net.compact = on;
+}
+
+void vae_set_slab(struct vae *v, size_t bytes)
+{
+    v->net.slab = bytes;
+}
+
 const struct vae_net *vae_get_net(const struct vae *v)
 {
     return &v->net;

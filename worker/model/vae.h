@@ -33,6 +33,11 @@ int vae_open(struct vae **ret, const struct vae_config *config, struct ckpt *c, 
              struct err *err);
 void vae_close(struct vae *v);
 
+/* Compact: about a quarter less memory for about half as much work more (vae_slab.h); the results are the same. */
+void vae_set_compact(struct vae *v, bool on);
+/* Tensors of more bytes are worked on some frames at a time; 256 MiB. For tests. */
+void vae_set_slab(struct vae *v, size_t bytes);
+
 const struct vae_net *vae_get_net(const struct vae *v); /* lent */
 float vae_scaling(const struct vae *v);
 

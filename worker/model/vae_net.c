@@ -17,8 +17,8 @@
 #include <stdio.h>
 
 #include "kernels/ops.h"
-
-#define VAE_NET_EPS 1e-6f
+#include "kernels/pool.h"
+#include "worker/model/vae_slab.h"
 
 /* ---- binding ---- */
 
@@ -100,9 +100,12 @@ int vae_net_bind(struct vae_net *n, const struct vae_config *config, struct ckpt
 {
     struct binder b;
 
-    *n = (struct vae_net){.config = *config};
+    *n = (struct vae_net){.config = *config, .slab = VAE_NET_SLAB};
     binder_init(&b, c, device, "vae");
+    n->pool = ckpt_place(c)->pool;
+    n->encoder.place = b.block;
     vae_net_bind_half(&b, &n->encoder, config, true);
+    n->decoder.place = binder_block(&b, "vae decoder", 0);
     vae_net_bind_half(&b, &n->decoder, config, false);
     return binder_finish(&b, true, err);
 }
@@ -142,6 +145,8 @@ static struct tensor vae_net_pointwise(struct run *r, struct tensor x, struct te
 struct tensor vae_net_resnet(struct run *r, const struct vae_net *n, const struct vae_resnet *w,
                              struct tensor x)
 {
+    if (vae_slab_wanted(n, x))
+        return vae_slab_resnet(r, n, w, x);
     int groups = n->config.groups;
     struct tensor y = tensor_is_none(w->short_w) ? x : vae_net_pointwise(r, x, w->short_w, w->short_b);
     size_t mark = run_mark(r), at;
@@ -202,17 +207,39 @@ struct tensor vae_net_up(struct run *r, const struct vae_level *l, struct tensor
     return vae_net_settle(r, mark, at, vae_net_conv(r, h, l->scale_w, l->scale_b, NULL));
 }
 
-static struct tensor vae_net_level(struct run *r, const struct vae_net *n, const struct vae_level *l,
-                                   struct tensor x)
+/* x begins at *at and is the newest tensor; so is the result, which takes its place if it can. */
+static struct tensor vae_net_step(struct run *r, const struct vae_net *n, const struct vae_resnet *w, struct tensor x,
+                                  size_t *at)
 {
-    for (int k = 0; k < l->n_resnets; k++)
-        x = vae_net_resnet(r, n, &l->resnet[k], x);
+    bool packs = vae_slab_wanted(n, x) && vae_slab_packs(w);
+    size_t end = run_mark(r), start = *at;
+    struct tensor y = vae_net_resnet(r, n, w, x);
+
+    if (tensor_is_none(w->short_w))
+        return y;
+    if (packs) {
+        run_rewind(r, start);
+        return run_new(r, y.dtype, y.n_dims, y.shape);
+    }
+    if (tensor_bytes(y) > end - start)
+        *at = end;
+    return vae_net_settle(r, start, end, y);
+}
+
+/* The level's resnets from the first on. */
+static struct tensor vae_net_level(struct run *r, const struct vae_net *n, const struct vae_level *l, int first,
+                                   struct tensor x, size_t *at)
+{
+    for (int k = first; k < l->n_resnets; k++)
+        x = vae_net_step(r, n, &l->resnet[k], x, at);
     return x;
 }
 
 static struct tensor vae_net_tail(struct run *r, const struct vae_net *n, const struct vae_half *h,
                                   struct tensor x)
 {
+    if (vae_slab_wanted(n, x))
+        return vae_slab_tail(r, n, h, x);
     x = op_group_norm(r, x, h->norm_out_w, h->norm_out_b, n->config.groups, VAE_NET_EPS, ACT_SILU);
     return vae_net_conv(r, x, h->conv_out_w, h->conv_out_b, NULL);
 }
@@ -222,14 +249,18 @@ static struct tensor vae_net_tail(struct run *r, const struct vae_net *n, const 
 struct tensor vae_net_encode(struct run *r, const struct vae_net *n, struct tensor x)
 {
     const struct vae_half *h = &n->encoder;
+    size_t at = run_mark(r);
 
     run_push(r, "vae.encoder");
+    pool_take(r, n->pool, h->place);
     x = vae_net_conv(r, x, h->conv_in_w, h->conv_in_b, NULL);
     for (int i = 0; i < h->n_levels; i++) {
         run_push(r, "level %d", i);
-        x = vae_net_level(r, n, &h->level[i], x);
-        if (h->level[i].has_scale)
+        x = vae_net_level(r, n, &h->level[i], 0, x, &at);
+        if (h->level[i].has_scale) {
+            at = run_mark(r);
             x = vae_net_down(r, &h->level[i], x);
+        }
         run_pop(r);
     }
     x = vae_net_mid(r, n, h, n->config.mid_causal, x);
@@ -239,20 +270,42 @@ struct tensor vae_net_encode(struct run *r, const struct vae_net *n, struct tens
     return x;
 }
 
+/* From the end of level i to the next one, of which *ret_first resnets are done too. at: as in vae_net_step. */
+static struct tensor vae_net_rise(struct run *r, const struct vae_net *n, int i, struct tensor x, size_t *at, int *ret_first)
+{
+    const struct vae_level *l = &n->decoder.level[i];
+    const struct vae_resnet *next = i + 1 < n->decoder.n_levels ? &n->decoder.level[i + 1].resnet[0] : NULL;
+
+    if (vae_slab_up_wanted(n, l, x)) {
+        if (!n->compact || next == NULL || !vae_slab_packs(next))
+            return vae_slab_up(r, n, l, x, *at);
+        *ret_first = 1;
+        *at = run_mark(r);
+        return vae_slab_up_resnet(r, n, l, next, x);
+    }
+    *at = run_mark(r);
+    return vae_net_up(r, l, x);
+}
+
 struct tensor vae_net_decode(struct run *r, const struct vae_net *n, struct tensor z)
 {
     const struct vae_half *h = &n->decoder;
     struct tensor x;
+    size_t at;
+    int first = 0;
 
     run_push(r, "vae.decoder");
+    pool_take(r, n->pool, h->place);
     x = vae_net_pointwise(r, z, h->quant_w, h->quant_b);
+    at = run_mark(r);
     x = vae_net_conv(r, x, h->conv_in_w, h->conv_in_b, NULL);
     x = vae_net_mid(r, n, h, n->config.mid_causal, x);
     for (int i = 0; i < h->n_levels; i++) {
         run_push(r, "level %d", i);
-        x = vae_net_level(r, n, &h->level[i], x);
+        x = vae_net_level(r, n, &h->level[i], first, x, &at);
+        first = 0;
         if (h->level[i].has_scale)
-            x = vae_net_up(r, &h->level[i], x);
+            x = vae_net_rise(r, n, i, x, &at, &first);
         run_pop(r);
     }
     x = vae_net_tail(r, n, h, x);

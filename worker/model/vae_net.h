@@ -20,6 +20,9 @@
 #include "worker/model/ckpt.h"
 #include "worker/model/vae_config.h"
 
+#define VAE_NET_EPS 1e-6f
+#define VAE_NET_SLAB ((size_t)256 << 20)
+
 /* ---- weights: field, name, shape. ci, co: channels in and out ---- */
 
 #define VAE_NET_RESNET(W)                                                                                    \
@@ -79,6 +82,7 @@ struct vae_level {
 };
 
 struct vae_half {
+    int place; /* block of the pool */
     VAE_NET_ENDS(VAE_NET_FIELD)
     int n_levels;
     struct vae_level level[VAE_CONFIG_MAX_LEVELS]; /* in the order of computation */
@@ -90,6 +94,9 @@ struct vae_half {
 struct vae_net {
     struct vae_config config;
     struct vae_half encoder, decoder;
+    struct pool *pool; /* borrowed, where one half is there at a time; NULL: both are */
+    size_t slab;  /* bytes: larger tensors are worked on some frames at a time (vae_slab.h) */
+    bool compact; /* and some of them made twice rather than kept */
 };
 
 /* Binds every tensor of c, strictly. device NULL: planning. The tensors are borrowed from c and device. */
