@@ -7,7 +7,7 @@ static const struct device_hooks *hooks_of(const struct run *r)
     return r->device->hooks;
 }
 
-static bool can_record(const struct run *r)
+bool run_repeat_can(const struct run *r)
 {
     return r->table && !r->tap && !r->group && hooks_of(r)->repeat_begin;
 }
@@ -168,7 +168,7 @@ bool run_repeat(struct run *r, struct run_repeat *p, const struct tensor *inputs
 {
     if (p->pass != RUN_REPEAT_IDLE)
         return end_pass(r, p);
-    if (run_failed(r) || !can_record(r) || n > RUN_REPEAT_INPUTS || p->state == RUN_REPEAT_OFF)
+    if (run_failed(r) || !run_repeat_can(r) || n > RUN_REPEAT_INPUTS || p->state == RUN_REPEAT_OFF)
         return run_plainly(p);
     if (p->state == RUN_REPEAT_NEW)
         return begin_first(r, p, inputs, n);

@@ -44,6 +44,8 @@ struct run_repeat { /* zeroed by the caller; nothing in it is anybody else's but
     int64_t n_played; /* launches of the recording */
 };
 
+/* Whether this run's device and state allow recordings at all. Where not, run_repeat only runs. */
+bool run_repeat_can(const struct run *r);
 /* n inputs, at most RUN_REPEAT_INPUTS. True: the stretch is to be enqueued, and this called again. */
 bool run_repeat(struct run *r, struct run_repeat *p, const struct tensor *inputs, int n);
 void run_repeat_done(struct run_repeat *p); /* back to zero */

@@ -1,8 +1,19 @@
 #include "worker/model/dit_denoise.h"
 
 #include "common/mem.h"
+#include "kernels/run_repeat.h"
 
 enum { NEGATIVE, POSITIVE, TEXTS };
+enum kind { EARLY, LATE, CACHED }; /* of steps: all of a kind are computed alike */
+enum { RECORDED_MAX = 8 };
+
+/* A window's prediction in steps of a kind, recorded where the device can. */
+struct recorded {
+    enum kind kind;
+    int k;
+    struct run_repeat repeat;
+    struct tensor v[DIT_ROWS];
+};
 
 struct dit_denoise {
     const struct sampler_plan *plan;
@@ -13,6 +24,12 @@ struct dit_denoise {
     int n_early;                  /* steps with the negative text: rows 0.. of all tables */
     int n_full;                   /* steps that run the whole network */
     int64_t n_sound;              /* audio frames that are not silence */
+
+    struct dit_scene now;   /* of this step: the scene, */
+    int mod[DIT_ROWS];      /* and each row's row of its tables */
+    struct dit_mods still;  /* [2, ...]: this step's rows, where recordings find them */
+    struct recorded recorded[RECORDED_MAX], plain; /* plain: of windows for which there was no room */
+    int n_recorded;
 
     struct tensor x;       /* [rows, buffers, N + most text tokens, H]: of this rank's rows, windows and tokens */
     struct tensor recalled; /* [this rank's windows, rows, N + text tokens, H]: a cached step's, where windows are shared */
@@ -241,6 +258,60 @@ static void recall_all(struct run *r, struct dit_denoise *n, int step)
     run_rewind(r, mark);
 }
 
+/* ---- recordings: what is enqueued alike in every step of a kind ---- */
+
+static enum kind kind_of(int step)
+{
+    return sampler_is_cached(step) ? CACHED : sampler_is_late(step) ? LATE : EARLY;
+}
+
+static void make_still(struct run *r, struct dit_denoise *n)
+{
+    const struct dit_mods *all = &n->scene.mods;
+    n->still.blocks = run_new(r, DTYPE_F32, 2, SHAPE(DIT_ROWS, tensor_dim(all->blocks, 1)));
+    n->still.last = run_new(r, DTYPE_F32, 2, SHAPE(DIT_ROWS, tensor_dim(all->last, 1)));
+    n->plain.repeat.state = RUN_REPEAT_OFF;
+}
+
+/* This step's rows of the tables; where the device records they are copied to the same place in every step. */
+static void settle(struct run *r, struct dit_denoise *n, int step)
+{
+    n->now = n->scene;
+    n->mod[0] = row_of(n, step, 0);
+    n->mod[1] = row_of(n, step, 1);
+    if (!run_repeat_can(r))
+        return;
+    const int rows = n->mod[0] == n->mod[1] ? 1 : DIT_ROWS;
+    for (int i = 0; i < rows; i++) {
+        op_copy_into(r, tensor_at(n->still.last, 0, i), tensor_at(n->scene.mods.last, 0, n->mod[i]));
+        if (!sampler_is_cached(step))
+            op_copy_into(r, tensor_at(n->still.blocks, 0, i), tensor_at(n->scene.mods.blocks, 0, n->mod[i]));
+        n->mod[i] = i;
+    }
+    n->mod[1] = rows - 1;
+    n->now.mods = n->still;
+}
+
+static void drop_recorded(struct dit_denoise *n)
+{
+    for (int i = 0; i < n->n_recorded; i++)
+        run_repeat_done(&n->recorded[i].repeat);
+    n->n_recorded = 0;
+}
+
+static struct recorded *recorded(struct dit_denoise *n, int step, int k)
+{
+    for (int i = 0; i < n->n_recorded; i++) {
+        if (n->recorded[i].kind == kind_of(step) && n->recorded[i].k == k)
+            return &n->recorded[i];
+    }
+    if (n->n_recorded == RECORDED_MAX)
+        return &n->plain;
+    struct recorded *it = &n->recorded[n->n_recorded++];
+    *it = (struct recorded){.kind = kind_of(step), .k = k};
+    return it;
+}
+
 /* ---- the sampler's side ---- */
 
 static void refine(struct run *r, struct dit_denoise *n, int which, int row)
@@ -252,6 +323,9 @@ static void refine(struct run *r, struct dit_denoise *n, int which, int row)
 void dit_denoise_begin(void *arg, struct run *r, int step)
 {
     struct dit_denoise *n = arg;
+    if (step == SAMPLER_EARLY_STEPS)
+        drop_recorded(n); /* none of those comes again */
+    settle(r, n, step);
     if (sampler_is_cached(step)) {
         if (window_ranks(r) > 1)
             recall_all(r, n, step);
@@ -275,25 +349,43 @@ static void predict_full(struct run *r, struct dit_denoise *n, int step, int k, 
     struct tensor sound = run_write(r, audio, DTYPE_I32, 1, SHAPE(WINDOW_AUDIO));
     struct tensor mask = late ? n->scene.picture.mask : n->scene.picture.mask_early;
     const struct dit_row rows[DIT_ROWS] = {
-        {.text = n->refined[late ? POSITIVE : NEGATIVE], .mask = mask, .mod = row_of(n, step, 0)},
-        {.text = n->refined[POSITIVE], .mask = mask, .sound = sound, .mod = row_of(n, step, 1)},
+        {.text = n->refined[late ? POSITIVE : NEGATIVE], .mask = mask, .mod = n->mod[0]},
+        {.text = n->refined[POSITIVE], .mask = mask, .sound = sound, .mod = n->mod[1]},
     };
     const struct tensor x[DIT_ROWS] = {buffer(r, n, 0, k, rows[0].text.shape[0]),
                                        buffer(r, n, 1, k, rows[1].text.shape[0])};
-    dit_forward_pair(r, &n->scene, rows, latents, x, ret_v);
+    const struct tensor inputs[] = {latents, sound, rows[0].text, rows[1].text};
+    struct recorded *it = recorded(n, step, k);
+    while (run_repeat(r, &it->repeat, inputs, 4))
+        dit_forward_pair(r, &n->now, rows, latents, x, it->v);
+    for (int row = 0; row < DIT_ROWS; row++)
+        ret_v[row] = it->v[row];
+}
+
+static void last_of_rows(struct run *r, const struct dit_denoise *n, const struct tensor x[DIT_ROWS],
+                         struct tensor ret_v[DIT_ROWS])
+{
+    for (int row = 0; row < DIT_ROWS; row++) {
+        const struct dit_row it = {.n_text = n->text[POSITIVE].n_valid, .mod = n->mod[row]};
+        if (dit_forward_has_row(r, row))
+            ret_v[row] = dit_forward_last(r, &n->now, &it, x[row]);
+    }
 }
 
 static void predict_cached(struct run *r, struct dit_denoise *n, int step, int k,
                            struct tensor ret_v[DIT_ROWS])
 {
     const int64_t start = window_start(&n->plan->window, step, k);
+    struct tensor x[DIT_ROWS] = {TENSOR_NONE, TENSOR_NONE};
     for (int row = 0; row < DIT_ROWS; row++) {
-        const struct dit_row it = {.n_text = n->text[POSITIVE].n_valid, .mod = row_of(n, step, row)};
-        if (!dit_forward_has_row(r, row))
-            continue;
-        struct tensor x = window_ranks(r) > 1 ? recalled(r, n, row, k) : recall(r, n, row, start);
-        ret_v[row] = dit_forward_last(r, &n->scene, &it, x);
+        if (dit_forward_has_row(r, row))
+            x[row] = window_ranks(r) > 1 ? recalled(r, n, row, k) : recall(r, n, row, start);
     }
+    struct recorded *it = recorded(n, step, k);
+    while (run_repeat(r, &it->repeat, x, DIT_ROWS))
+        last_of_rows(r, n, x, it->v);
+    for (int row = 0; row < DIT_ROWS; row++)
+        ret_v[row] = it->v[row];
     dit_forward_swap(r, ret_v);
 }
 
@@ -309,6 +401,8 @@ void dit_denoise_predict(void *arg, struct run *r, int step, int k, struct tenso
 
 void dit_denoise_free(struct dit_denoise *n)
 {
+    if (n)
+        drop_recorded(n);
     mem_free(n);
 }
 
@@ -329,6 +423,7 @@ int dit_denoise_new(struct dit_denoise **ret, struct run *r, const struct dit *d
     make_text(r, n, NEGATIVE, &in->negative);
     make_text(r, n, POSITIVE, &in->positive);
     make_tables(r, n, in->fps);
+    make_still(r, n);
     make_buffers(r, n);
     run_pop(r);
     if (run_failed(r)) {
