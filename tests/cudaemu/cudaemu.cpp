@@ -146,7 +146,6 @@ void emu_set_up(void)
     emu.break_at = number("CUDAEMU_BREAK", 0);
     emu.hides = number("CUDAEMU_HIDE", 0) != 0;
     emu.memory = number("CUDAEMU_MEMORY", (uint64_t)64 << 30);
-    emu.sm = (int)number("CUDAEMU_SM", 86);
     emu.order = order_named(getenv("CUDAEMU_STREAMS"));
     emu.n_devices = (int)number("CUDAEMU_DEVICES", 1);
     if (emu.n_devices < 1 || emu.n_devices > EMU_DEVICES_MAX)

@@ -31,7 +31,7 @@ enum emu_order { EMU_AT_ONCE, EMU_LATE, EMU_EARLY, EMU_RANDOM };
 struct emu_settings { /* from the environment; README.md has their names */
     uint64_t seed, fail_at, break_at;
     size_t memory;
-    int n_devices, sm;
+    int n_devices;
     bool hides;
     emu_order order;
 };

@@ -1,19 +1,21 @@
 /* dnn.c -- cuDNN's backend API, as far as kernels/cuda/lib_dnn.c uses it, in plain loops over "device" memory: descriptors
  * keep their attributes, an execution reads them back. Its heuristics first offer an engine that does not repeat its sums
  * (its results are NaN: nobody may take it), then one that wants more workspace than there is, then the one to use.
- * Attention with heads wider than 128 has none.
+ * Attention with heads wider than 128 has none. A graph of several operations is taken when it is attention in e4m3 as the
+ * documentation draws it, on sm_90 and later and but for heads of 48; it is computed operation by operation.
  */
 #include <cudnn.h>
 
 #include <math.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/mem.h"
 #include "kernels/dtype.h"
 
 #define ATTRIBUTES 16
-#define BYTES 64
+#define BYTES 256
 
 struct attribute {
     int name, type;
@@ -127,11 +129,6 @@ static const struct descriptor *part(const struct descriptor *d, int name)
     return p;
 }
 
-static const struct descriptor *operation_of(const struct descriptor *graph)
-{
-    return part(graph, CUDNN_ATTR_OPERATIONGRAPH_OPS);
-}
-
 static int64_t number(const struct descriptor *d, int name, int i)
 {
     int64_t v;
@@ -146,17 +143,66 @@ cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t descriptor)
     return CUDNN_STATUS_SUCCESS;
 }
 
+/* What an operation does, as one letter. */
+static char letter(const struct descriptor *op)
+{
+    int what = 0;
+    if (op->type == CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR)
+        return 'M';
+    if (op->type == CUDNN_BACKEND_OPERATION_REDUCTION_DESCRIPTOR) {
+        memcpy(&what, find(part(op, CUDNN_ATTR_OPERATION_REDUCTION_DESC), CUDNN_ATTR_REDUCTION_OPERATOR)->bytes, sizeof what);
+        return what == CUDNN_REDUCE_TENSOR_MAX ? '^' : what == CUDNN_REDUCE_TENSOR_ADD ? '+' : 'A';
+    }
+    if (op->type != CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR)
+        return '?';
+    memcpy(&what, find(part(op, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR), CUDNN_ATTR_POINTWISE_MODE)->bytes, sizeof what);
+    switch (what) {
+    case CUDNN_POINTWISE_MUL:
+        return '*';
+    case CUDNN_POINTWISE_SUB:
+        return '-';
+    case CUDNN_POINTWISE_EXP:
+        return 'e';
+    case CUDNN_POINTWISE_LOG:
+        return 'l';
+    case CUDNN_POINTWISE_DIV:
+        return '/';
+    default:
+        return 's';
+    }
+}
+
+static const struct descriptor *operation(const struct descriptor *graph, int i)
+{
+    const struct descriptor *op;
+    memcpy(&op, find(graph, CUDNN_ATTR_OPERATIONGRAPH_OPS)->bytes + (size_t)i * sizeof op, sizeof op);
+    return op;
+}
+
+static bool is_attention_e4m3(const struct descriptor *graph)
+{
+    static const char drawn[] = "M***^-e+ls/A*M***A";
+    const char *sm = getenv("CUDAEMU_SM");
+    int n = (int)find(graph, CUDNN_ATTR_OPERATIONGRAPH_OPS)->n;
+    bool same = n == (int)sizeof drawn - 1 && sm && atoi(sm) >= 90;
+    for (int i = 0; i < n && same; i++)
+        same = letter(operation(graph, i)) == drawn[i];
+    return same && number(part(operation(graph, 0), CUDNN_ATTR_OPERATION_MATMUL_ADESC), CUDNN_ATTR_TENSOR_DIMENSIONS, 3) != 48;
+}
+
 static cudnnStatus_t heuristics(const struct descriptor *d, int64_t max, int64_t *ret_n, struct descriptor **configs)
 {
-    const struct descriptor *operation = operation_of(part(d, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH));
+    const struct descriptor *graph = part(d, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH), *first = operation(graph, 0);
     *ret_n = 0;
-    if (operation->type == CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR &&
-        number(part(operation, CUDNN_ATTR_OPERATION_SDPA_FWD_QDESC), CUDNN_ATTR_TENSOR_DIMENSIONS, 3) > 128)
+    if (first->type == CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR &&
+        number(part(first, CUDNN_ATTR_OPERATION_SDPA_FWD_QDESC), CUDNN_ATTR_TENSOR_DIMENSIONS, 3) > 128)
         return CUDNN_STATUS_NOT_SUPPORTED;
+    if (first->type == CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR && !is_attention_e4m3(graph))
+        return CUDNN_STATUS_SUCCESS; /* and no engine */
     if (max < 3)
         return CUDNN_STATUS_BAD_PARAM;
     for (int i = 0; i < 3; i++) {
-        cudnnBackendSetAttribute(configs[i], CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &operation);
+        cudnnBackendSetAttribute(configs[i], CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &graph);
         configs[i]->engine = i;
         configs[i]->finished = true;
     }
@@ -185,37 +231,45 @@ cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t descriptor, cudn
 /* ---- execution ---- */
 
 struct operand {
-    char *data;
-    int64_t n[5], step[5];
+    char *data; /* NULL: virtual */
+    int type;
+    int64_t uid, n[5], step[5];
 };
 
 static struct operand bound(const struct descriptor *pack, const struct descriptor *tensor)
 {
-    struct operand o = {0};
+    struct operand o = {.uid = number(tensor, CUDNN_ATTR_TENSOR_UNIQUE_ID, 0)};
+    bool is_virtual = find(tensor, CUDNN_ATTR_TENSOR_IS_VIRTUAL)->bytes[0] != 0;
     const struct attribute *uids = find(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS),
                            *dims = find(tensor, CUDNN_ATTR_TENSOR_DIMENSIONS);
     for (int i = 0; i < uids->n; i++) {
-        if (number(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, i) == number(tensor, CUDNN_ATTR_TENSOR_UNIQUE_ID, 0))
+        if (number(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, i) == o.uid)
             memcpy(&o.data, find(pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS)->bytes + 8 * i, sizeof o.data);
     }
-    if (!o.data || (uintptr_t)o.data % (size_t)number(tensor, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, 0))
+    if (!o.data != is_virtual || (uintptr_t)o.data % (size_t)number(tensor, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, 0))
         __builtin_trap();
+    memcpy(&o.type, find(tensor, CUDNN_ATTR_TENSOR_DATA_TYPE)->bytes, sizeof o.type);
     memcpy(o.n, dims->bytes, (size_t)dims->n * 8);
     memcpy(o.step, find(tensor, CUDNN_ATTR_TENSOR_STRIDES)->bytes, (size_t)dims->n * 8);
     return o;
 }
 
+static enum dtype dtype_of(int type)
+{
+    return type == CUDNN_DATA_FLOAT ? DTYPE_F32 : type == CUDNN_DATA_BFLOAT16 ? DTYPE_BF16 : DTYPE_F8E4M3;
+}
+
 static double get(const struct operand *o, int64_t at)
 {
     float v = 0;
-    dtype_read_f32(&v, o->data + 2 * at, DTYPE_BF16, 1, 1);
+    dtype_read_f32(&v, o->data + at * (int64_t)dtype_bytes(dtype_of(o->type)), dtype_of(o->type), 1, 1);
     return (double)v;
 }
 
 static void set(const struct operand *o, int64_t at, double value)
 {
     float v = (float)value;
-    dtype_write_f32(o->data + 2 * at, DTYPE_BF16, &v, 1);
+    dtype_write_f32(o->data + at * (int64_t)dtype_bytes(dtype_of(o->type)), dtype_of(o->type), &v, 1);
 }
 
 /* An execution as the stream sees it when its turn comes: descriptors may be gone by then. */
@@ -297,15 +351,176 @@ static void bind_attention(struct execution *e, const struct descriptor *op, con
     e->scale = (double)*(const float *)(void *)bound(pack, part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_SCALEDESC)).data;
 }
 
+/* ---- graphs ---- */
+
+#define STEPS 20
+#define TENSORS 40
+
+struct graph {
+    struct step {
+        char what;
+        int a, b, y; /* of tensors; b -1: none */
+    } steps[STEPS];
+    struct operand tensors[TENSORS];
+    int n_steps, n_tensors;
+    double scale; /* what was passed by value */
+    void *workspace;
+};
+
+static bool is_reduction(char what)
+{
+    return what == '^' || what == '+' || what == 'A';
+}
+
+static int tensor_index(struct graph *g, const struct descriptor *pack, const struct descriptor *tensor)
+{
+    struct operand o = bound(pack, tensor);
+    for (int i = 0; i < g->n_tensors; i++) {
+        if (g->tensors[i].uid == o.uid)
+            return i;
+    }
+    if (find(tensor, CUDNN_ATTR_TENSOR_IS_BY_VALUE)->bytes[0]) {
+        g->scale = (double)*(const float *)(void *)o.data;
+        o.data = NULL; /* the caller's memory: graph_run puts it into its own */
+        o.uid = -o.uid;
+    }
+    if (g->n_tensors == TENSORS)
+        __builtin_trap();
+    g->tensors[g->n_tensors] = o;
+    return g->n_tensors++;
+}
+
+static void bind_graph(struct graph *g, const struct descriptor *graph, const struct descriptor *pack)
+{
+    g->n_steps = (int)find(graph, CUDNN_ATTR_OPERATIONGRAPH_OPS)->n;
+    for (int i = 0; i < g->n_steps; i++) {
+        const struct descriptor *op = operation(graph, i);
+        char what = letter(op);
+        struct step *s = &g->steps[i];
+        bool is_product = what == 'M', reduces = is_reduction(what);
+        s->what = what;
+        s->a = tensor_index(g, pack, part(op, is_product ? CUDNN_ATTR_OPERATION_MATMUL_ADESC
+                                              : reduces  ? CUDNN_ATTR_OPERATION_REDUCTION_XDESC
+                                                         : CUDNN_ATTR_OPERATION_POINTWISE_XDESC));
+        s->b = -1;
+        if (is_product || (!reduces && what != 'e' && what != 'l'))
+            s->b = tensor_index(g, pack,
+                                part(op, is_product ? CUDNN_ATTR_OPERATION_MATMUL_BDESC : CUDNN_ATTR_OPERATION_POINTWISE_BDESC));
+        s->y = tensor_index(g, pack, part(op, is_product ? CUDNN_ATTR_OPERATION_MATMUL_CDESC
+                                              : reduces  ? CUDNN_ATTR_OPERATION_REDUCTION_YDESC
+                                                         : CUDNN_ATTR_OPERATION_POINTWISE_YDESC));
+    }
+}
+
+static int64_t elements(const struct operand *o)
+{
+    return o->n[0] * o->n[1] * o->n[2] * o->n[3];
+}
+
+/* Where element i of a tensor of shape `like` lies in o, which may be 1 in some dimensions. */
+static int64_t place(const struct operand *o, const struct operand *like, int64_t i)
+{
+    int64_t at = 0;
+    for (int d = 3; d >= 0; d--) {
+        int64_t here = i % like->n[d];
+        i /= like->n[d];
+        if (o->n[d] != 1 && o->n[d] != like->n[d])
+            __builtin_trap();
+        at += o->n[d] == 1 ? 0 : here * o->step[d];
+    }
+    return at;
+}
+
+static void multiply(const struct operand *a, const struct operand *b, const struct operand *y)
+{
+    if (a->n[1] != b->n[1] || a->n[3] != b->n[2] || y->n[2] != a->n[2] || y->n[3] != b->n[3])
+        __builtin_trap();
+    for (int64_t i = 0; i < elements(y); i++) {
+        int64_t c = i % y->n[3], r = i / y->n[3] % y->n[2], h = i / y->n[3] / y->n[2];
+        double sum = 0;
+        for (int64_t k = 0; k < a->n[3]; k++)
+            sum += get(a, h * a->step[1] + r * a->step[2] + k * a->step[3]) *
+                   get(b, h * b->step[1] + k * b->step[2] + c * b->step[3]);
+        set(y, place(y, y, i), sum);
+    }
+}
+
+static void reduce(char what, const struct operand *x, const struct operand *y)
+{
+    for (int64_t i = 0; i < elements(y); i++)
+        set(y, place(y, y, i), what == '^' ? -INFINITY : 0);
+    for (int64_t i = 0; i < elements(x); i++) {
+        double v = get(x, place(x, x, i)), old = get(y, place(y, x, i));
+        set(y, place(y, x, i), what == '+' ? old + v : fmax(old, what == 'A' ? fabs(v) : v));
+    }
+}
+
+static double apply(char what, double a, double b)
+{
+    switch (what) {
+    case '*':
+        return a * b;
+    case '-':
+        return a - b;
+    case '/':
+        return a / b;
+    case 's':
+        return a + b;
+    case 'e':
+        return exp(a);
+    default:
+        return log(a);
+    }
+}
+
+static void graph_run(void *arg)
+{
+    struct graph *g = arg;
+    float scale = (float)g->scale;
+    memset(g->workspace, 0xff, 4096);
+    bool is_virtual[TENSORS];
+    for (int i = 0; i < g->n_tensors; i++) {
+        struct operand *t = &g->tensors[i];
+        is_virtual[i] = !t->data && t->uid > 0;
+        if (is_virtual[i] && !(t->data = mem_calloc((size_t)elements(t), sizeof(float))))
+            __builtin_trap();
+        if (t->uid < 0)
+            t->data = (char *)&scale;
+    }
+    for (int i = 0; i < g->n_steps; i++) {
+        const struct step *s = &g->steps[i];
+        const struct operand *a = &g->tensors[s->a], *b = s->b < 0 ? a : &g->tensors[s->b], *y = &g->tensors[s->y];
+        if (s->what == 'M')
+            multiply(a, b, y);
+        if (is_reduction(s->what))
+            reduce(s->what, a, y);
+        for (int64_t k = 0; s->what != 'M' && !is_reduction(s->what) && k < elements(y); k++)
+            set(y, place(y, y, k), apply(s->what, get(a, place(a, y, k)), get(b, place(b, y, k))));
+    }
+    for (int i = 0; i < g->n_tensors; i++)
+        mem_free(is_virtual[i] ? g->tensors[i].data : NULL);
+}
+
 cudnnStatus_t cudnnBackendExecute(cudnnHandle_t h, cudnnBackendDescriptor_t plan, cudnnBackendDescriptor_t pack)
 {
-    const struct descriptor *config = part(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG), *op = operation_of(config);
+    const struct descriptor *config = part(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG),
+                            *graph = part(config, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH), *op = operation(graph, 0);
     struct execution e = {0};
+    struct graph g = {0};
+    int rc = 0;
     if (!h->stream || config->engine != 2 || !((struct descriptor *)pack)->finished)
         return CUDNN_STATUS_EXECUTION_FAILED;
     memcpy(&e.workspace, find(pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE)->bytes, sizeof e.workspace);
-    const bool is_attention = op->type == CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR;
-    (is_attention ? bind_attention : bind_conv)(&e, op, pack);
-    return cudaemu_enqueue(h->stream, is_attention ? attend : convolve, &e, sizeof e) == 0 ? CUDNN_STATUS_SUCCESS
-                                                                                           : CUDNN_STATUS_EXECUTION_FAILED;
+    if (op->type == CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR) {
+        g.workspace = e.workspace;
+        bind_graph(&g, graph, pack);
+        rc = cudaemu_enqueue(h->stream, graph_run, &g, sizeof g);
+    } else if (op->type == CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR) {
+        bind_attention(&e, op, pack);
+        rc = cudaemu_enqueue(h->stream, attend, &e, sizeof e);
+    } else {
+        bind_conv(&e, op, pack);
+        rc = cudaemu_enqueue(h->stream, convolve, &e, sizeof e);
+    }
+    return rc == 0 ? CUDNN_STATUS_SUCCESS : CUDNN_STATUS_EXECUTION_FAILED;
 }
