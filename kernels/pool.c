@@ -118,6 +118,27 @@ int pool_block(struct pool *p, const char *name, size_t offset)
     return p->n_blocks++;
 }
 
+int pool_room(struct pool *p, const char *name, size_t offset, size_t bytes)
+{
+    int n = offset <= p->bytes && bytes <= p->bytes - offset ? pool_block(p, name, offset) : ERR_NOMEM;
+    if (n < 0)
+        return n;
+    struct block *b = &p->blocks[n];
+    b->end = offset + bytes > b->offset ? offset + bytes : b->offset;
+    p->most = b->end > p->most ? b->end : p->most;
+    return n;
+}
+
+void *pool_memory(const struct pool *p, int room)
+{
+    return room >= 0 && room < p->n_blocks && p->base ? p->base + p->blocks[room].offset : NULL;
+}
+
+size_t pool_size(const struct pool *p, int block)
+{
+    return block >= 0 && block < p->n_blocks ? p->blocks[block].end - p->blocks[block].offset : 0;
+}
+
 static void *pinned_room(struct pool *p, size_t bytes)
 {
     size_t want = round_up(bytes);
@@ -235,7 +256,8 @@ static int copy(const struct pool *p, const struct weight *w)
 
 static bool overlap(const struct block *a, const struct block *b)
 {
-    return a->offset < b->end && b->offset < a->end;
+    size_t from = a->offset > b->offset ? a->offset : b->offset, to = a->end < b->end ? a->end : b->end;
+    return from < to;
 }
 
 /* Copies from here on may write over b. */
@@ -289,8 +311,8 @@ static struct block *block_of(struct run *r, struct pool *p, int block)
 static void fail(struct run *r, const struct pool *p, const struct block *b, int rc)
 {
     char bytes[32];
-    run_fail(r, rc, "pool of weights: the %s of %s could not be brought to %s", str_bytes(bytes, sizeof bytes, b->end - b->offset),
-             b->name, p->device->name);
+    run_fail(r, rc, "pool of weights: the %s of %s could not be brought to %s",
+             str_bytes(bytes, sizeof bytes, b->end - b->offset), b->name, p->device->name);
 }
 
 void pool_take(struct run *r, struct pool *p, int block)

@@ -40,7 +40,13 @@ int pool_block(struct pool *p, const char *name, size_t offset);
 /* Behind the block's other weights. host: contiguous; a scale (fp8) stays host memory. Blocks may be filled in any order.
  * ERR_NOMEM where the pool ends before (not while planning). */
 int pool_place(struct pool *p, int block, struct tensor host, struct tensor *ret, struct err *err);
-size_t pool_end(const struct pool *p, int block); /* offset behind its last weight, rounded up to 256 */
+/* A block without weights for what ops write themselves, such as an arena: [offset, offset + bytes), from the next multiple
+ * of 256 on. It holds what they wrote from its pool_take on until a block over it is taken. Its number, or ERR_NOMEM where
+ * the pool ends before. pool_memory: where it lies; NULL while planning. */
+int pool_room(struct pool *p, const char *name, size_t offset, size_t bytes);
+void *pool_memory(const struct pool *p, int room);
+size_t pool_size(const struct pool *p, int block); /* bytes from its start to its end */
+size_t pool_end(const struct pool *p, int block); /* offset behind its last weight, rounded up to 256; of a room, its end */
 size_t pool_bytes(const struct pool *p);          /* the largest pool_end so far: what pool_new wants after planning */
 
 /* What overlaps block is thrown out as soon as the ops that may read it are over. */

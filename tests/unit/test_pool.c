@@ -272,6 +272,16 @@ static void read_all(struct fake *f, const struct block *b)
                                                .bytes = tensor_bytes(b->up[i])});
 }
 
+/* Ops that write into a room, and one that reads what they wrote. */
+static void use_room(struct fake *f, char *room, size_t bytes, int value)
+{
+    char *data = mem_alloc(bytes);
+    memset(data, value, bytes);
+    char *same = mem_dup(data, bytes);
+    enqueue(f, DEVICE_OPS, (struct command){.what = COPY, .dst = room, .host = data, .owned = data, .bytes = bytes});
+    enqueue(f, DEVICE_OPS, (struct command){.what = READ, .dst = room, .host = same, .owned = same, .bytes = bytes});
+}
+
 /* ---- tests ---- */
 
 /* Two places, four blocks: each next one comes up while the one before is read. */
@@ -350,8 +360,8 @@ static void test_next(void **state)
     assert_int_equal(fake_end(f), 0);
 }
 
-/* Places of any size, over each other; takes and guesses at random; the plan beside it (its blocks have the same numbers).
- * Returns how many ops read wrong bytes. */
+/* Places of any size and a room, over each other; takes and guesses at random; the plan beside it (its blocks have the same
+ * numbers). Returns how many ops read wrong bytes. */
 static int play(enum order order, bool is_pinned, uint32_t seed, int deaf)
 {
     struct fake *f = fake_new(order);
@@ -369,12 +379,21 @@ static int play(enum order order, bool is_pinned, uint32_t seed, int deaf)
         fill(p, &b[i], i, offset, bytes);
         fill(plan, &same, i, offset, bytes);
     }
+    size_t offset = draw(&f->random) % 3000, bytes = 1 + draw(&f->random) % 2000;
+    int room = pool_room(p, "room", offset, bytes);
+    assert_true(room == BLOCKS && pool_room(plan, "room", offset, bytes) == room);
+    size_t from = (offset + 255) / 256 * 256, end = offset + bytes > from ? offset + bytes : from;
+    assert_true(pool_end(p, room) == end && pool_size(p, room) == end - from && pool_bytes(p) >= end);
     for (int i = 0; i < 200; i++) {
-        int now = (int)(draw(&f->random) % BLOCKS), next = (int)(draw(&f->random) % (BLOCKS + 1)) - 1;
+        int now = (int)(draw(&f->random) % (BLOCKS + 1)), next = (int)(draw(&f->random) % (BLOCKS + 2)) - 1;
         pool_take(&r, p, now);
         pool_take(&planned, plan, now);
-        for (uint32_t n = draw(&f->random) % 3; n > 0; n--)
-            read_all(f, &b[now]);
+        for (uint32_t n = draw(&f->random) % 3; n > 0; n--) {
+            if (now == room)
+                use_room(f, pool_memory(p, room), pool_size(p, room), i + (int)n);
+            else
+                read_all(f, &b[now]);
+        }
         if (draw(&f->random) % 4 > 0) {
             pool_next(&r, p, now, next);
             pool_next(&planned, plan, now, next);
@@ -498,6 +517,9 @@ static void test_refusals(void **state)
     assert_int_equal(pool_place(p, 3, host, &t, &err), ERR_INTERNAL);
     err_clear(&err);
     assert_int_equal(pool_block(p, "far", SIZE_MAX - 5), ERR_NOMEM);
+    assert_int_equal(pool_room(p, "large", 1000, 1001), ERR_NOMEM);
+    assert_int_equal(pool_room(p, "far", 2001, 0), ERR_NOMEM);
+    assert_int_equal(pool_room(p, "endless", 1, SIZE_MAX), ERR_NOMEM);
     pool_take(&r, p, b.number);
     host.shape[0] = 100;
     assert_int_equal(pool_place(p, b.number, host, &t, &err), ERR_INTERNAL);
