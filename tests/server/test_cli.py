@@ -2,6 +2,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import socket
@@ -367,10 +368,34 @@ def test_doctor(tmp_path):
     assert done.returncode == 1
 
 
-def test_bench():
-    v = one_value(troupe("bench", "--threads", "1", "--json", timeout=170))
-    assert v["threads"] == 1 and len(v["rows"]) > 5
-    assert all(r["ms"] > 0 and math.isfinite(r["gflops"]) for r in v["rows"])
+def test_bench(tmp_path):
+    v = one_value(troupe("bench", "--threads", "1", "--row-s", "0.002", "--table", str(tmp_path / "t.md"), "--json", timeout=170))
+    assert v["threads"] == 1 and v["peak"]["tflops"] > 0 and "step" not in v
+    assert not [r for r in v["rows"] if r["skipped"]]
+    assert all(r["ms"] > 0 and math.isfinite(r["tflops"]) and r["bound"] in ("compute", "memory") for r in v["rows"])
+    text = open(os.path.join(ROOT, "kernels", "table.h"), encoding="utf-8").read()
+    assert {r["op"] for r in v["rows"]} == set(re.findall(r"^    X\((\w+),", text, re.M))
+    table = (tmp_path / "t.md").read_text()
+    assert table.count("\n| ") == len(v["rows"]) + 2
+
+
+def test_bench_step(tmp_path):
+    out = tmp_path / "out.json"
+    words = ["bench", "--step", "--dims", TINY, "--size", "64x64", "--frames", "5"]
+    done = troupe(*words, "--json", str(out), timeout=170)
+    assert done.returncode == 0, done.stderr
+    v = json.loads(out.read_text())
+    assert not v["rows"] and "text encoder" in done.stdout
+    step = v["step"]
+    assert step["within_plan"] and 0 < step["peak_bytes"] <= step["plan_bytes"] and step["tokens"] == 34 * 16 + 831
+    rows = {(r["op"], r["where"]): r for r in step["rows"]}
+    assert rows["full step", "two texts"]["gflop"] > rows["full step", "one text"]["gflop"] > 5 * rows["cached step", "cached"]["gflop"]
+    assert [rows["full step", w]["of"] for w in ("two texts", "one text")] == [10, 20] and rows["cached step", "cached"]["of"] == 20
+    assert ("decoder tile", "vae") in rows and ("text encoder", "vision and one prompt") in rows
+    # what it would need, and does not have
+    done = troupe("bench", "--step", timeout=60)
+    assert done.returncode == 1 and "--dims DIR" in done.stderr, done.stderr
+    assert troupe(*words, "--weights", "streamed").returncode == 2
 
 
 def test_version_and_help():

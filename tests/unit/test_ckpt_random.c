@@ -1,4 +1,5 @@
-/* test_ckpt_random.c -- random weights: at the published sizes quick and small, as large as layers want them, the same by seed. */
+/* test_ckpt_random.c -- random weights: at the published sizes quick and small, as large as layers want them, the same by
+ * seed. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -55,7 +56,8 @@ static void the_published_transformer(void **state)
     assert_int_equal(ckpt_open_random(&c, (const char *)avatar_full_dit_tsv, avatar_full_dit_tsv_len, 1, &err), 0);
     double seconds = (double)(clock_us() - start) / (double)CLOCK_S;
     int64_t kib = resident_kib();
-    printf("opened in %.3f s, %lld MiB resident, %.1f GB of weights\n", seconds, (long long)kib / 1024, (double)ckpt_bytes(c) / 1e9);
+    printf("opened in %.3f s, %lld MiB resident, %.1f GB of weights\n", seconds, (long long)kib / 1024,
+           (double)ckpt_bytes(c) / 1e9);
     assert_true(ckpt_bytes(c) > (size_t)20 << 30);
     assert_true(kib < 400 * 1024);
     /* sanitized builds are slower; the promise is the release build's */

@@ -11,8 +11,8 @@
 #include "worker/model/ckpt_impl.h"
 
 enum {
-    MAX_KINDS = 64,       /* pairs of element type and k; the published models have up to 14 */
-    TABLE = 1 << 16,      /* normal numbers that a pool draws from */
+    MAX_KINDS = 64,  /* pairs of element type and k; the published models have up to 14 */
+    TABLE = 1 << 16, /* normal numbers that a pool draws from */
 };
 #define PAGE ((size_t)4096)
 #define PIECE_MAX ((size_t)8 << 20)
@@ -102,11 +102,11 @@ static int find_kinds(struct pool *p, const struct ckpt *c, struct err *err)
 }
 
 /* n elements drawn from 65,536 that were rounded once: a draw is a copy. */
-#define DRAW(bits)                                                                                                        \
-    for (size_t i = 0; i < n; i += 4) {                                                                                   \
-        uint64_t z = next(p);                                                                                             \
-        for (size_t j = i; j < i + 4 && j < n; j++, z >>= 16)                                                             \
-            ((uint##bits##_t *)dst)[j] = ((const uint##bits##_t *)from)[z & 0xffff];                                      \
+#define DRAW(bits)                                                                                                          \
+    for (size_t i = 0; i < n; i += 4) {                                                                                     \
+        uint64_t z = next(p);                                                                                               \
+        for (size_t j = i; j < i + 4 && j < n; j++, z >>= 16)                                                               \
+            ((uint##bits##_t *)dst)[j] = ((const uint##bits##_t *)from)[z & 0xffff];                                        \
     }
 static void draw(struct pool *p, void *dst, const void *from, size_t n, size_t width)
 {
