@@ -1,11 +1,15 @@
 /* golden -- runs golden cases and compares.
  *
- *     golden [--table cpu_ref|cpu|cuda] [--ranks N [--split T,P,W] [--carrier NAME]] [--compact] [--case GLOB] [--verbose] DIR...
+ *     golden [--table cpu_ref|cpu|cuda] [--ranks N [--split T,P,W] [--carrier NAME]] [--compact] [--shadow] [--case GLOB]
+ *            [--verbose] DIR...
  *
  * --ranks runs the cases whose work ranks share (dit.forward, dit.cached, sampler.loop, vae.decode, pipeline): once alone, then on N
  * threads, each a rank with a device of its own, in every way to split N or in the one given (ranks for tokens, guidance rows,
  * windows). Each rank's result must hold the case's bound; the line also says how far it is from that of one rank. GPUs are taken
  * in turns, and where each rank has its own they talk over NCCL; --carrier nccl makes anything else a failure.
+ *
+ * --shadow: every op a second time on cpu_ref (kernels/shadow.h); the first that differs fails its case. The last line says how
+ * close they came.
  *
  * --compact: transformer and VAE in the mode that takes less memory. The bounds are the same.
  *
@@ -26,6 +30,7 @@
 #include "common/mem.h"
 #include "common/str.h"
 #include "kernels/comm/comm.h"
+#include "kernels/shadow.h"
 #include "tests/golden/golden.h"
 #include "kernels/threads.h"
 #include "tests/golden/report.h"
@@ -46,7 +51,7 @@
 
 struct options {
     const char *table, *glob, *carrier;
-    bool verbose, compact;
+    bool verbose, compact, shadow;
     int ranks; /* 0: one, without a group */
     struct comm_degrees split; /* tokens 0: every way */
 };
@@ -379,11 +384,40 @@ static void open_devices(const struct options *o, struct device **devices, struc
     }
 }
 
+/* One of each device that there is. */
+static void open_shadows(struct device **devices, struct shadow **shadows, struct totals *t)
+{
+    struct err err = {0};
+    for (int i = 0; i < COMM_MAX && devices[i]; i++) {
+        if (shadow_open(&shadows[i], devices[i], SHADOW_BYTES, &err) == 0)
+            continue;
+        printf("%s\n", err.text);
+        t->failed++;
+        return;
+    }
+}
+
+static void close_shadow(struct shadow *s)
+{
+    struct shadow_report r;
+    if (!s)
+        return;
+    shadow_report(s, &r);
+    printf("shadow: %lld ops checked, %lld too large", (long long)r.n_checked, (long long)r.n_skipped);
+    if (r.share > 0)
+        printf("; %s (%s) used most of its bound: %.3f", r.op, r.label, r.share);
+    printf("\n");
+    shadow_close(s);
+}
+
 static int run_all(const struct options *o, const struct list *l)
 {
     struct totals t = {0};
     struct device *devices[COMM_MAX] = {NULL};
+    struct shadow *shadows[COMM_MAX] = {NULL};
     open_devices(o, devices, &t);
+    if (o->shadow)
+        open_shadows(devices, shadows, &t);
     for (int i = 0; i < l->n; i++) {
         json_t *twin = NULL;
         struct err bad = {0};
@@ -395,8 +429,10 @@ static int run_all(const struct options *o, const struct list *l)
         }
         json_decref(twin);
     }
-    for (int i = 0; i < COMM_MAX; i++)
+    for (int i = 0; i < COMM_MAX; i++) {
+        close_shadow(shadows[i]);
         device_close(devices[i]);
+    }
     printf("%d passed, %d failed, %d skipped\n", t.passed, t.failed, t.skipped);
     return t.failed || t.passed + t.skipped == 0;
 }
@@ -437,6 +473,8 @@ int main(int argc, char **argv)
             o.verbose = true;
         else if (strcmp(argv[i], "--compact") == 0)
             o.compact = true;
+        else if (strcmp(argv[i], "--shadow") == 0)
+            o.shadow = true;
         else if (i + 1 < argc && take_option(&o, argv[i], argv[i + 1]))
             i++;
         else
@@ -453,7 +491,7 @@ int main(int argc, char **argv)
             qsort(l.path, (size_t)l.n, sizeof *l.path, by_text);
         rc = run_all(&o, &l);
     } else {
-        fprintf(stderr, "use: golden [--table cpu_ref|cpu|cuda] [--ranks N [--split T,P,W] [--carrier NAME]] [--compact] [--case GLOB] "
+        fprintf(stderr, "use: golden [--table cpu_ref|cpu|cuda] [--ranks N [--split T,P,W] [--carrier NAME]] [--compact] [--shadow] [--case GLOB] "
                         "[--verbose] DIR...\n");
     }
     for (int k = 0; k < l.n; k++)
