@@ -238,6 +238,13 @@ static const struct block *find(const void *p, size_t bytes, bool pinned)
     return NULL;
 }
 
+/* One end of a copy: device memory, or the host's, which must be pinned where the copy happens later. (CUDA takes pageable
+ * memory too, and waits then: this project never wants that.) */
+static bool is_end(const void *p, size_t bytes, bool device, bool async)
+{
+    return find(p, bytes, !device) || (!device && !async);
+}
+
 /* Pinned memory is read and written when the copy's turn comes. */
 static cudaError_t copy(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind, cudaStream_t s, bool async)
 {
@@ -245,15 +252,12 @@ static cudaError_t copy(void *dst, const void *src, size_t bytes, cudaMemcpyKind
         return emu_lost[emu_device];
     bool from = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
     bool to = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
-    if ((from && !find(src, bytes, false)) || (to && !find(dst, bytes, false)))
-        return emu_failed(emu_break(s, cudaErrorInvalidValue));
-    /* CUDA takes pageable memory too, and waits then: this project never wants that */
-    if (async && ((!from && !find(src, bytes, true)) || (!to && !find(dst, bytes, true))))
+    if (!is_end(src, bytes, from, async) || !is_end(dst, bytes, to, async))
         return emu_failed(emu_break(s, cudaErrorInvalidValue));
     return emu_put(s, [=](int device) {
         if (emu_lost[device])
             return;
-        if ((from && !find(src, bytes, false)) || (to && !find(dst, bytes, false)))
+        if (!is_end(src, bytes, from, async) || !is_end(dst, bytes, to, async))
             emu_die("a copy of %zu bytes from %p to %p: the memory was freed", bytes, src, dst);
         struct emu_visible v(dst, src);
         memmove(dst, src, bytes);

@@ -458,60 +458,100 @@ static int held(void)
 
 /* ---- graphs ---- */
 
-static const char *captured(void)
-{
-    int *x, *host, plain[2] = {0, 0};
+/* A stream and what a capture of it may use. */
+struct scene {
+    int *x, *host;
     cudaStream_t s;
     cudaEvent_t before;
+};
+
+static struct scene scene_new(void)
+{
+    struct scene c;
+    cudaMalloc(&c.x, 8);
+    cudaMallocHost(&c.host, 8);
+    cudaStreamCreateWithFlags(&c.s, cudaStreamNonBlocking);
+    cudaEventCreateWithFlags(&c.before, cudaEventDisableTiming);
+    cudaEventRecord(c.before, c.s);
+    c.host[0] = 10;
+    cudaMemset(c.x, 0, 8);
+    cudaDeviceSynchronize();
+    return c;
+}
+
+static const char *launched(const struct scene &c)
+{
     cudaGraph_t graph = NULL;
     cudaGraphExec_t exec;
     size_t n = 0;
-    cudaMalloc(&x, 8);
-    cudaMallocHost(&host, 8);
-    cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking);
-    cudaEventCreateWithFlags(&before, cudaEventDisableTiming);
-    cudaEventRecord(before, s);
-    host[0] = 10;
-    cudaMemset(x, 0, 8);
-    cudaDeviceSynchronize();
-    cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal);
-    CUDA_LAUNCH(sets, 1, 1, 0, s, x, x, 3);
-    cudaMemcpyAsync(host, x, 4, cudaMemcpyDeviceToHost, s);
-    if (cudaStreamEndCapture(s, &graph) != cudaSuccess || cudaGraphGetNodes(graph, NULL, &n) != cudaSuccess || n != 2)
+    cudaStreamBeginCapture(c.s, cudaStreamCaptureModeThreadLocal);
+    CUDA_LAUNCH(sets, 1, 1, 0, c.s, c.x, c.x, 3);
+    cudaMemcpyAsync(c.host, c.x, 4, cudaMemcpyDeviceToHost, c.s);
+    if (cudaStreamEndCapture(c.s, &graph) != cudaSuccess || cudaGraphGetNodes(graph, NULL, &n) != cudaSuccess || n != 2)
         return "two nodes";
-    if (host[0] != 10)
+    if (c.host[0] != 10)
         return "nothing runs while it is captured";
     if (cudaGraphInstantiate(&exec, graph) != cudaSuccess || cudaGraphDestroy(graph) != cudaSuccess)
         return "a graph is instantiated";
     for (int i = 0; i < 3; i++)
-        cudaGraphLaunch(exec, s);
-    cudaStreamSynchronize(s);
-    if (host[0] != 9)
-        return "three launches of it";
+        cudaGraphLaunch(exec, c.s);
+    cudaStreamSynchronize(c.s);
     cudaGraphExecDestroy(exec);
+    return c.host[0] == 9 ? "fine" : "three launches of it";
+}
+
+/* Call i of those that no capture survives. */
+static cudaError_t forbidden(const struct scene &c, int i)
+{
+    int plain[2] = {0, 0};
+    void *p;
+    switch (i) {
+    case 0:
+        return cudaStreamSynchronize(c.s);
+    case 1:
+        return cudaMalloc(&p, 4);
+    case 2:
+        return cudaMemcpyAsync(c.x, plain, 4, cudaMemcpyHostToDevice, c.s);
+    case 3:
+        return cudaMemcpy(plain, c.x, 4, cudaMemcpyDeviceToHost);
+    case 4:
+        return cudaEventSynchronize(c.before);
+    case 5:
+        return cudaStreamWaitEvent(c.s, c.before, 0);
+    default:
+        return cudaDeviceSynchronize();
+    }
+}
+
+static bool ends_capture(const struct scene &c, int i)
+{
+    cudaGraph_t graph = NULL;
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    cudaStreamBeginCapture(c.s, cudaStreamCaptureModeThreadLocal);
+    bool fails = forbidden(c, i) != cudaSuccess;
+    cudaStreamIsCapturing(c.s, &status);
+    CUDA_LAUNCH(sets, 1, 1, 0, c.s, c.x, c.x, 100);
+    fails = fails && cudaGetLastError() == cudaErrorStreamCaptureInvalidated;
+    fails = fails && cudaStreamEndCapture(c.s, &graph) == cudaErrorStreamCaptureInvalidated && !graph;
+    return fails && status == cudaStreamCaptureStatusInvalidated;
+}
+
+static const char *captured(void)
+{
+    struct scene c = scene_new();
+    const char *said = launched(c);
+    int got = 0;
+    if (strcmp(said, "fine") != 0)
+        return said;
     for (int i = 0; i < 7; i++) {
-        cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal);
-        void *p;
-        cudaError_t e = i == 0   ? cudaStreamSynchronize(s)
-                        : i == 1 ? cudaMalloc(&p, 4)
-                        : i == 2 ? cudaMemcpyAsync(x, plain, 4, cudaMemcpyHostToDevice, s)
-                        : i == 3 ? cudaMemcpy(plain, x, 4, cudaMemcpyDeviceToHost)
-                        : i == 4 ? cudaEventSynchronize(before)
-                        : i == 5 ? cudaStreamWaitEvent(s, before, 0)
-                                 : cudaDeviceSynchronize();
-        cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-        cudaStreamIsCapturing(s, &status);
-        CUDA_LAUNCH(sets, 1, 1, 0, s, x, x, 100);
-        bool launched = cudaGetLastError() == cudaSuccess;
-        cudaError_t end = cudaStreamEndCapture(s, &graph);
-        if (!e || launched || status != cudaStreamCaptureStatusInvalidated || end != cudaErrorStreamCaptureInvalidated || graph)
+        if (!ends_capture(c, i))
             return "a forbidden call ends a capture";
     }
     cudaGetLastError();
-    CUDA_LAUNCH(sets, 1, 1, 0, s, x, x, 1);
-    cudaStreamSynchronize(s);
-    cudaMemcpy(plain, x, 4, cudaMemcpyDeviceToHost);
-    return plain[0] == 10 && cudaGetLastError() == cudaSuccess ? "fine" : "the stream is as it was after it";
+    CUDA_LAUNCH(sets, 1, 1, 0, c.s, c.x, c.x, 1);
+    cudaStreamSynchronize(c.s);
+    cudaMemcpy(&got, c.x, 4, cudaMemcpyDeviceToHost);
+    return got == 10 && cudaGetLastError() == cudaSuccess ? "fine" : "the stream is as it was after it";
 }
 
 static void test_graphs(void)

@@ -142,9 +142,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmul
                                               cublasLtMatmulPreference_t p, int wanted, cublasLtMatmulHeuristicResult_t *ret,
                                               int *ret_n)
 {
-    uint32_t least = 256;
-    for (int i = 0; i < 4; i++)
-        least = p->align[i] < least ? p->align[i] : least;
+    uintptr_t bias = d->epilogue & CUBLASLT_EPILOGUE_BIAS ? (uintptr_t)d->bias : 256;
     if ((void *)h != &opened || wanted < 1 || c != y || p->schemes != 2)
         return CUBLAS_STATUS_INVALID_VALUE;
     *ret_n = 0;
@@ -155,7 +153,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmul
     stamp(ret->algo.data, d, a, b, y);
     for (int i = 0; i < 4; i++)
         ret->algo.data[6] = ret->algo.data[6] << 16 | p->align[i];
-    ret->algo.data[7] = least;
+    ret->algo.data[7] = bias % 256 ? bias & (~bias + 1) : 256; /* it looks at where the bias lies */
     ret->state = CUBLAS_STATUS_SUCCESS;
     *ret_n = 1;
     return CUBLAS_STATUS_SUCCESS;
@@ -223,21 +221,29 @@ static void multiply(void *arg)
     }
 }
 
+/* The algorithm is of this very product, and the operands lie as they must. */
+static bool fits(const struct product *p, const cublasLtMatmulAlgo_t *algo)
+{
+    uint64_t now[8] = {0}, align = algo->data[6];
+    stamp(now, &p->d, &p->la, &p->lb, &p->ly);
+    if (memcmp(now, algo->data, 6 * sizeof *now) != 0 || p->d.turned != CUBLAS_OP_T || !scales_fit(&p->d, &p->la, &p->lb, &p->ly))
+        return false;
+    if (p->la.rows != p->lb.rows || p->la.cols != p->ly.rows || p->lb.cols != p->ly.cols)
+        return false;
+    if (p->la.type == CUDA_R_8F_E4M3 && (!aligned(p->a, 16) || !aligned(p->b, 16)))
+        return false;
+    return aligned(p->a, align >> 48) && aligned(p->b, align >> 32 & 0xffff) && aligned(p->y, align & 0xffff);
+}
+
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t d, const void *alpha, const void *a,
                               cublasLtMatrixLayout_t la, const void *b, cublasLtMatrixLayout_t lb, const void *beta,
                               const void *c, cublasLtMatrixLayout_t lc, void *y, cublasLtMatrixLayout_t ly,
                               const cublasLtMatmulAlgo_t *algo, void *workspace, size_t workspace_bytes, cudaStream_t s)
 {
     struct product p = {*d, *la, *lb, *ly, a, b, y, workspace, 0, 0};
-    uint64_t now[8] = {0}, align = algo->data[6];
-    stamp(now, d, la, lb, ly);
     memcpy(&p.by, alpha, sizeof p.by);
     memcpy(&p.keep, beta, sizeof p.keep);
-    bool fits = (void *)h == &opened && memcmp(now, algo->data, 6 * sizeof *now) == 0 && d->turned == CUBLAS_OP_T;
-    fits = fits && scales_fit(d, la, lb, ly) && (la->type != CUDA_R_8F_E4M3 || (aligned(a, 16) && aligned(b, 16)));
-    fits = fits && c == y && lc == ly && la->rows == lb->rows && la->cols == ly->rows && lb->cols == ly->cols;
-    fits = fits && workspace_bytes >= 4096;
-    if (!fits || !aligned(a, align >> 48) || !aligned(b, align >> 32 & 0xffff) || !aligned(y, align & 0xffff))
+    if ((void *)h != &opened || c != y || lc != ly || workspace_bytes < 4096 || !fits(&p, algo))
         return CUBLAS_STATUS_INVALID_VALUE;
     return cudaemu_enqueue(s, multiply, &p, sizeof p) == 0 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
 }
