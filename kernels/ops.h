@@ -51,8 +51,8 @@ struct tensor op_group_norm(struct run *r, struct tensor x, struct tensor w, str
                             enum act act);
 /* The two halves of it. Of x [T, H, W, C], for each group: T H W, mean and variance, [groups, 3]. */
 struct tensor op_group_stats(struct run *r, struct tensor x, int groups);
-/* dst (as x, may be strided, may be x) = act((x - mean) / sqrt(var + eps) * w[C] + b[C]). stats [groups, 3], or [n, groups, 3]
- * of n pieces, which count as one tensor. x may be a part of what the statistics are of. */
+/* dst (as x, may be strided, may be x) = act((x - mean) / sqrt(var + eps) * w[C] + b[C]). stats [groups, 3], or
+ * [n, groups, 3] of n pieces, which count as one tensor. x may be a part of what the statistics are of. */
 void op_group_apply(struct run *r, struct tensor dst, struct tensor x, struct tensor stats, struct tensor w,
                     struct tensor b, float eps, enum act act);
 /* (x - mean[C]) / sqrt(var[C] + eps) * w[C] + b[C] over the last dimension C (inference), then act. */
@@ -106,7 +106,8 @@ struct conv {
  * [Co, Ci, 1, kh, kw], [Co, Ci, 1, 1, k]), b [Co] or none -> [To, Ho, Wo, Co], To = (T + pads - kt)/stride + 1. */
 struct tensor op_conv(struct run *r, struct tensor x, struct tensor w, struct tensor b, const struct conv *c);
 /* The same into dst, f32, contiguous: frames of a longer tensor. */
-void op_conv_into(struct run *r, struct tensor dst, struct tensor x, struct tensor w, struct tensor b, const struct conv *c);
+void op_conv_into(struct run *r, struct tensor dst, struct tensor x, struct tensor w, struct tensor b,
+                  const struct conv *c);
 /* 2-d max pooling on [T, H, W, C], size k x k; padding counts as -inf; ceil: partial windows at the end count, as in
  * PyTorch's ceil_mode. */
 struct tensor op_max_pool(struct run *r, struct tensor x, int k, int stride, int pad, bool ceil);

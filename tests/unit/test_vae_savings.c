@@ -231,6 +231,101 @@ static void test_sample_repeats_moments(void **state)
     mem_free(b);
 }
 
+/* z decoded with the threshold for slabs at `slab` bytes. */
+static struct video decode_slabs(struct fixture *f, struct tensor z, size_t slab, bool compact)
+{
+    struct video v = {0};
+    int rc;
+
+    vae_set_slab(f->vae, slab);
+    vae_set_compact(f->vae, compact);
+    f->run.arena_peak = run_mark(&f->run);
+    rc = vae_decode(&f->run, f->vae, z, false, 0, take, &v);
+    vae_set_slab(f->vae, VAE_NET_SLAB);
+    vae_set_compact(f->vae, false);
+    assert_int_equal(rc, 0);
+    return v;
+}
+
+/* Some frames at a time: the same bits, on any number of frames, with slabs that do not divide it; the upsampled tensors alone
+ * (a threshold between theirs and the others'), or everything. */
+static void check_slabs(struct fixture *f, int64_t t, int64_t h, int64_t w, size_t slab)
+{
+    struct run *r = &f->run;
+    struct video whole, part;
+    struct tensor z;
+    size_t peak;
+
+    run_reset(r);
+    z = op_randn(r, 8, 0, 4, SHAPE(t, h, w, f->config.latent_channels));
+    whole = decode_slabs(f, z, SIZE_MAX, false);
+    peak = r->arena_peak;
+    part = decode_slabs(f, z, slab, false);
+    assert_int_equal(part.frames, whole.frames);
+    assert_memory_equal(part.pixels, whole.pixels, (size_t)(part.frames * part.size) * sizeof(float));
+    if (slab == 0 && t > 4)
+        assert_true(r->arena_peak < 0.6 * (double)peak);
+    mem_free(whole.pixels);
+    mem_free(part.pixels);
+}
+
+static void test_slabs_are_the_whole(void **state)
+{
+    check_slabs(*state, 5, 3, 4, 0);
+    check_slabs(*state, 6, 4, 2, 0);
+    check_slabs(*state, 1, 2, 4, 0);
+    check_slabs(*state, 2, 2, 4, 0);
+    check_slabs(*state, 4, 4, 2, 100000);
+    check_slabs(*state, 4, 4, 2, 300000);
+}
+
+/* Statistics of pieces are joined: the same numbers but for rounding, in less memory. */
+static void test_compact(void **state)
+{
+    struct fixture *f = *state;
+    struct run *r = &f->run;
+    struct video whole, part;
+    struct tensor z;
+    double worst = 0, most = 0;
+    size_t peak;
+
+    run_reset(r);
+    z = op_randn(r, 9, 0, 4, SHAPE(9, 2, 3, f->config.latent_channels));
+    whole = decode_slabs(f, z, 0, false);
+    peak = r->arena_peak;
+    part = decode_slabs(f, z, 0, true);
+    assert_true(r->arena_peak < 0.8 * (double)peak);
+    assert_int_equal(part.frames, whole.frames);
+    for (int64_t i = 0; i < part.frames * part.size; i++) {
+        worst = fmax(worst, fabs((double)part.pixels[i] - (double)whole.pixels[i]));
+        most = fmax(most, fabs((double)whole.pixels[i]));
+    }
+    assert_true(most > 0.1 && worst < 2e-5 * most);
+    mem_free(whole.pixels);
+    mem_free(part.pixels);
+}
+
+/* The encoder's resnets, of which some widen. */
+static void test_slabs_of_encoder(void **state)
+{
+    struct fixture *f = *state;
+    struct run *r = &f->run;
+    struct tensor x, whole, part;
+    float *a, *b;
+
+    run_reset(r);
+    x = op_randn(r, 10, 0, 4, SHAPE(13, 32, 24, 3));
+    whole = vae_encode(r, f->vae, x, false);
+    vae_set_slab(f->vae, 0);
+    part = vae_encode(r, f->vae, x, false);
+    vae_set_slab(f->vae, VAE_NET_SLAB);
+    a = read_all(r, whole);
+    b = read_all(r, part);
+    assert_memory_equal(a, b, (size_t)tensor_count(whole) * sizeof(float));
+    mem_free(a);
+    mem_free(b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -240,6 +335,9 @@ int main(void)
         cmocka_unit_test(test_one_latent_tile_is_skipped),
         cmocka_unit_test(test_tiles_behind_the_end_are_skipped),
         cmocka_unit_test(test_sample_repeats_moments),
+        cmocka_unit_test(test_slabs_are_the_whole),
+        cmocka_unit_test(test_compact),
+        cmocka_unit_test(test_slabs_of_encoder),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

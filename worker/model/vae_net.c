@@ -276,15 +276,13 @@ static struct tensor vae_net_rise(struct run *r, const struct vae_net *n, int i,
     const struct vae_level *l = &n->decoder.level[i];
     const struct vae_resnet *next = i + 1 < n->decoder.n_levels ? &n->decoder.level[i + 1].resnet[0] : NULL;
 
-    if (vae_slab_up_wanted(n, l, x)) {
-        if (!n->compact || next == NULL || !vae_slab_packs(next))
-            return vae_slab_up(r, n, l, x, *at);
-        *ret_first = 1;
-        *at = run_mark(r);
-        return vae_slab_up_resnet(r, n, l, next, x);
-    }
+    bool joins = next != NULL && vae_slab_joins(n, l, next, x);
+
+    if (!joins && vae_slab_up_wanted(n, l, x))
+        return vae_slab_up(r, n, l, x, *at);
     *at = run_mark(r);
-    return vae_net_up(r, l, x);
+    *ret_first = joins;
+    return joins ? vae_slab_up_resnet(r, n, l, next, x) : vae_net_up(r, l, x);
 }
 
 struct tensor vae_net_decode(struct run *r, const struct vae_net *n, struct tensor z)

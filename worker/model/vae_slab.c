@@ -2,6 +2,9 @@
 
 #include "kernels/ops.h"
 
+/* Compact: tensors of more than so many thresholds for slabs (1.5 GiB) are not kept where they can be made again. */
+enum { VAE_SLAB_HUGE = 6 };
+
 static int64_t vae_slab_min(int64_t a, int64_t b)
 {
     return a < b ? a : b;
@@ -22,12 +25,34 @@ bool vae_slab_wanted(const struct vae_net *n, struct tensor x)
     return tensor_bytes(x) > n->slab;
 }
 
-bool vae_slab_up_wanted(const struct vae_net *n, const struct vae_level *l, struct tensor x)
+/* What vae_net_up makes of x, without data. */
+static struct tensor vae_slab_up_of(const struct vae_level *l, struct tensor x)
 {
     int64_t shape[4];
 
     vae_slab_up_shape(l, x, shape);
-    return vae_slab_wanted(n, tensor_of(NULL, DTYPE_F32, 4, shape));
+    return tensor_of(NULL, DTYPE_F32, 4, shape);
+}
+
+bool vae_slab_up_wanted(const struct vae_net *n, const struct vae_level *l, struct tensor x)
+{
+    return vae_slab_wanted(n, vae_slab_up_of(l, x));
+}
+
+/* Whether t is so large that it is made twice rather than kept. */
+static bool vae_slab_is_huge(const struct vae_net *n, struct tensor t)
+{
+    return n->compact && tensor_bytes(t) / VAE_SLAB_HUGE > n->slab;
+}
+
+bool vae_slab_packs(const struct vae_resnet *w)
+{
+    return 2 * w->conv1_w.shape[0] <= w->conv1_w.shape[1];
+}
+
+bool vae_slab_joins(const struct vae_net *n, const struct vae_level *l, const struct vae_resnet *next, struct tensor x)
+{
+    return vae_slab_is_huge(n, vae_slab_up_of(l, x)) && vae_slab_packs(next);
 }
 
 /* Frames of a slab, each of so many elements: about a quarter of what is a large tensor, so that all slabs of a block
@@ -178,17 +203,17 @@ struct vae_slab_job {
 static struct vae_slab_filter vae_slab_first(struct run *r, const struct vae_slab_job *j)
 {
     const struct vae_resnet *w = j->w;
+    const struct tensor weights[4] = {w->norm1_w, w->norm1_b, w->conv1_w, w->conv1_b};
 
-    return vae_slab_filter(r, &j->x, j->stats_x, (const struct tensor[]){w->norm1_w, w->norm1_b, w->conv1_w, w->conv1_b},
-                           j->y.shape + 1);
+    return vae_slab_filter(r, &j->x, j->stats_x, weights, j->y.shape + 1);
 }
 
 static struct vae_slab_filter vae_slab_second(struct run *r, const struct vae_slab_job *j)
 {
     const struct vae_resnet *w = j->w;
+    const struct tensor weights[4] = {w->norm2_w, w->norm2_b, w->conv2_w, w->conv2_b};
 
-    return vae_slab_filter(r, &j->x, j->stats_h, (const struct tensor[]){w->norm2_w, w->norm2_b, w->conv2_w, w->conv2_b},
-                           j->y.shape + 1);
+    return vae_slab_filter(r, &j->x, j->stats_h, weights, j->y.shape + 1);
 }
 
 static struct tensor vae_slab_new_like(struct run *r, struct tensor t)
@@ -275,11 +300,6 @@ static struct tensor vae_slab_pack(struct run *r, struct tensor x, struct tensor
     return all;
 }
 
-bool vae_slab_packs(const struct vae_resnet *w)
-{
-    return 2 * w->conv1_w.shape[0] <= w->conv1_w.shape[1];
-}
-
 struct tensor vae_slab_resnet(struct run *r, const struct vae_net *n, const struct vae_resnet *w, struct tensor x)
 {
     bool same = tensor_is_none(w->short_w), packs = vae_slab_packs(w);
@@ -293,7 +313,7 @@ struct tensor vae_slab_resnet(struct run *r, const struct vae_net *n, const stru
     mark = run_mark(r);
     if (packs)
         j.h = vae_slab_plane(x, 1, c);
-    else if (!same || !n->compact)
+    else if (!same || !vae_slab_is_huge(n, x))
         j.h = run_new(r, DTYPE_F32, 4, shape);
     j.stats_x = vae_slab_stats(r, n, &j.x);
     vae_slab_pass_one(r, &j, !same);

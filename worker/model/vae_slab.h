@@ -8,8 +8,9 @@
  *         y = vae_slab_resnet(r, n, w, x);
  *
  * What is alive beside a few slabs: in a resnet that keeps the width, x and a tensor as large; in one that halves it, x
- * alone; while upsampling, the result alone. Compact (vae_set_compact): in a resnet x alone, its inner tensor is computed
- * twice; an upsampled tensor in front of a narrowing resnet is nowhere whole, it is computed three times.
+ * alone; while upsampling, the result alone. Compact (vae_set_compact), where tensors are larger still: in a resnet x alone,
+ * its inner tensor is computed twice; an upsampled tensor in front of a narrowing resnet is nowhere whole, it is computed
+ * three times.
  */
 #ifndef WORKER_MODEL_VAE_SLAB_H
 #define WORKER_MODEL_VAE_SLAB_H
@@ -21,6 +22,8 @@ bool vae_slab_wanted(const struct vae_net *n, struct tensor x);
 bool vae_slab_up_wanted(const struct vae_net *n, const struct vae_level *l, struct tensor x);
 /* Whether the resnet makes at most half as many channels as it is given. */
 bool vae_slab_packs(const struct vae_resnet *w);
+/* Whether what vae_net_up makes of x is to be made piece by piece for the resnet behind it, and never whole. */
+bool vae_slab_joins(const struct vae_net *n, const struct vae_level *l, const struct vae_resnet *next, struct tensor x);
 
 /* As vae_net_resnet; x is contiguous. The result lies where x began when the width stays or at least halves; otherwise it is
  * new. */
