@@ -318,38 +318,17 @@ static float *side_again(struct side *s, const struct check *c, const int64_t *d
 
 /* ---- comparing ---- */
 
-/* What a precision adds to the bounds of a check that rounds: of the magnitude, and of what the largest inputs give. */
-struct room {
-    double rounded, steps;
-};
-
-/* A number of p significant bits is off by 2^-p of itself at most: two factors by 2^-8 each in bf16. f16: the weights stay,
- * activations are off by 2^-11, and below 2^-14 by 2^-25 (inputs reach 1). e4m3: both off by 2^-4, and where the scaled
- * value is below 2^-6 by 2^-10 of a scale, which is twice the largest / 448 at most. No activation is steeper than STEEP
- * (GELU at 1.41). */
-#define STEEP 1.13
-static struct room room_of(const struct check *c, const struct device *d)
-{
-    static const struct room rooms[] = {
-        [DEVICE_F32] = {0, 0},
-        [DEVICE_BF16] = {STEEP * (2 * 0x1p-8 + 0x1p-16), 0},
-        [DEVICE_FP8] = {STEEP * (2 * 0x1p-4 + 0x1p-8), STEEP * 4 * 0x1p-10 / 448}};
-    if (c->keeps_f16 && d->precision == DEVICE_BF16 && !d->is_host)
-        return (struct room){STEEP * 0x1p-11, STEEP * 0x1p-25};
-    return c->rounds ? rooms[d->precision] : rooms[DEVICE_F32];
-}
-
 /* One check's results; owned. */
 struct results {
     float *magnitude, *largest, *want, *got, *twice, *one;
 };
 
 /* NULL, or what is wrong, in text. worst: largest error in units of the bound. */
-static const char *compare(const struct check *c, struct room room, const struct results *v, int64_t n, double *worst,
+static const char *compare(const struct check *c, struct tolerance_room room, const struct results *v, int64_t n, double *worst,
                            char text[160])
 {
     double peak = 0;
-    for (int64_t i = 0; c->peak && i < n; i++)
+    for (int64_t i = 0; c->by->flags & TOLERANCE_PEAK && i < n; i++)
         peak = fmax(peak, fabs((double)v->want[i]));
     for (int64_t i = 0; i < n; i++) {
         double a = (double)v->want[i], b = (double)v->got[i];
@@ -358,14 +337,14 @@ static const char *compare(const struct check *c, struct room room, const struct
             return text;
         }
         double magnitude = v->magnitude ? fabs((double)v->magnitude[i]) : 0;
-        double bound = c->tol * 0x1p-24 * (fabs(a) + peak + magnitude) + room.rounded * magnitude + 1e-37;
+        double bound = c->by->units * 0x1p-24 * (fabs(a) + peak + magnitude) + room.rounded * magnitude + 1e-37;
         bound += v->largest ? room.steps * fabs((double)v->largest[i]) : 0;
         double error = fabs(a - b);
-        if (c->tol > 0 && error / bound > *worst)
+        if (c->by->units > 0 && error / bound > *worst)
             *worst = error / bound;
-        if (c->tol > 0 ? error > bound : a != b) {
+        if (c->by->units > 0 ? error > bound : a != b) {
             snprintf(text, 160, "element %lld is %.9g, the reference says %.9g: off by %.3g, allowed %.3g",
-                     (long long)i, b, a, error, c->tol > 0 ? bound : 0);
+                     (long long)i, b, a, error, c->by->units > 0 ? bound : 0);
             return text;
         }
     }
@@ -404,8 +383,8 @@ static const char *check_results(struct sides *t, const struct check *c, const i
 {
     struct tensor y, z;
     const char *why = NULL;
-    const struct room room = room_of(c, t->all.device);
-    if (c->magnitude) {
+    const struct tolerance_room room = tolerance_room(c->by, t->all.device, c->keeps_f16 ? DTYPE_F16 : DTYPE_F32);
+    if (c->by->flags & TOLERANCE_MAGNITUDE) {
         t->reference.absolute = true;
         v->magnitude = side_again(&t->reference, c, d, seed, data, &y, &why);
         t->reference.largest = true;
@@ -568,7 +547,7 @@ static void walk(struct sides *t, const struct options *o, struct totals *sum)
 {
     for (int f = 0; f < N_FAMILIES; f++) {
         for (const struct check *c = families[f]; c->op; c++) {
-            if ((o->op && strcmp(o->op, c->op) != 0) || (o->precision != DEVICE_F32 && !c->rounds))
+            if ((o->op && strcmp(o->op, c->op) != 0) || (o->precision != DEVICE_F32 && !(c->by->flags & TOLERANCE_ROUNDS)))
                 continue;
             if (o->bench)
                 bench_op(&t->all, c);

@@ -11,11 +11,9 @@
  * SHAPE(d[1])); return op_rms_norm(&s->run, x, w, 1e-6f);
  *     }
  *
- * What is checked: each element within tol * 2^-24 * (|reference| + magnitude), where magnitude is what the
- * op gives for the absolute values of its inputs (op->magnitude; it is the sum that rounding errors are
- * proportional to), and for factors with a smallest step a share of what it gives when every input is its tensor's largest;
- * NaN nowhere; inputs unchanged; the bytes around inputs and the result unchanged; the same
- * bits a second time and with one thread.
+ * What is checked: each element within the bound of kernels/tolerance.h (the magnitude, and what the op gives when every input is
+ * its tensor's largest, are calls of the same function with other inputs); NaN nowhere; inputs unchanged; the bytes around inputs
+ * and the result unchanged; the same bits a second time and with one thread.
  *
  * A device that is not the host gets its inputs by the device's own ways (write, upload) and is looked at by read alone.
  * What its table does not hold yet (ERR_UNSUPPORTED) counts as skipped.
@@ -26,6 +24,7 @@
 #include "kernels/device.h"
 #include "kernels/ops.h"
 #include "kernels/run.h"
+#include "kernels/tolerance.h"
 
 #define SIDE_INPUTS 12
 #define CASE_NUMBERS 12
@@ -82,14 +81,12 @@ struct check {
     const int64_t (*cases)[CASE_NUMBERS];
     int n_cases;
     int n_bench;    /* the last so many are too large to be compared: --bench only */
-    double tol;     /* in units of 2^-24; 0: bit for bit */
-    bool magnitude; /* add the op's value for absolute inputs to the yardstick */
-    bool peak;      /* add the largest value of the result: for what is divided by a root mean square */
-    bool rounds; /* both factors are rounded in bf16 and fp8: --precision runs these alone, with more room (checkop.c) */
+    const struct tolerance *by; /* the op's bound; those that round (TOLERANCE_ROUNDS) are all that --precision runs */
     bool keeps_f16; /* its weights are f16 and multiplied as they are in bf16, but on the CPU */
     bool normal_only; /* the op's bound is for well-scaled inputs */
 };
 
+#define CHECK_BY(member) .by = &tolerances[TOLERANCE_##member]
 #define CHECK_CASES(list) .cases = (list), .n_cases = (int)(sizeof(list) / sizeof(list)[0])
 
 /* Lists end with op NULL. */

@@ -91,15 +91,11 @@ static struct tensor linear_add(struct side *s, const int64_t *d)
     return x;
 }
 
-/* A dot product of k terms in f32 with at least 8 partial sums: off by a few roundings of the sum of
- * magnitudes, growing like the root of its length; 10 holds for the longest here (2560) with room for the
- * activation's own two. */
 const struct check check_linear[] = {
-    {"linear", linear, CHECK_CASES(linear_cases), .n_bench = 12, .tol = 10, .magnitude = true, .rounds = true},
-    {"linear_add", linear_add, CHECK_CASES(add_cases), .n_bench = 2, .tol = 10, .magnitude = true,
-     .rounds = true},
-    {"linear_narrow", linear, CHECK_CASES(narrow_cases), .n_bench = 1, .tol = 10, .magnitude = true, .rounds = true},
-    {"linear_narrow", linear_add, CHECK_CASES(narrow_add_cases), .tol = 10, .magnitude = true, .rounds = true},
-    {"linear_f16", linear, CHECK_CASES(f16_cases), .tol = 10, .magnitude = true, .rounds = true, .keeps_f16 = true},
+    {"linear", linear, CHECK_BY(linear), CHECK_CASES(linear_cases), .n_bench = 12},
+    {"linear_add", linear_add, CHECK_BY(linear_add), CHECK_CASES(add_cases), .n_bench = 2},
+    {"linear_narrow", linear, CHECK_BY(linear), CHECK_CASES(narrow_cases), .n_bench = 1},
+    {"linear_narrow", linear_add, CHECK_BY(linear_add), CHECK_CASES(narrow_add_cases)},
+    {"linear_f16", linear, CHECK_BY(linear), CHECK_CASES(f16_cases), .keeps_f16 = true},
     {0},
 };

@@ -81,12 +81,12 @@ static struct tensor max_pool(struct side *s, const int64_t *d)
 }
 
 const struct check check_move[] = {
-    {"copy", copy, CHECK_CASES(copy_cases), .n_bench = 4},
-    {"gather", gather, CHECK_CASES(gather_cases), .n_bench = 1},
-    {"scatter_add", scatter_add, CHECK_CASES(gather_cases), .n_bench = 1},
-    {"patchify", patchify, CHECK_CASES(patch_cases), .n_bench = 1},
-    {"unpatchify", unpatchify, CHECK_CASES(patch_cases), .n_bench = 1},
-    {"upsample", upsample, CHECK_CASES(up_cases), .n_bench = 1},
-    {"max_pool", max_pool, CHECK_CASES(pool_cases), .n_bench = 1},
+    {"copy", copy, CHECK_BY(copy), CHECK_CASES(copy_cases), .n_bench = 4},
+    {"gather", gather, CHECK_BY(gather), CHECK_CASES(gather_cases), .n_bench = 1},
+    {"scatter_add", scatter_add, CHECK_BY(scatter_add), CHECK_CASES(gather_cases), .n_bench = 1},
+    {"patchify", patchify, CHECK_BY(patchify), CHECK_CASES(patch_cases), .n_bench = 1},
+    {"unpatchify", unpatchify, CHECK_BY(unpatchify), CHECK_CASES(patch_cases), .n_bench = 1},
+    {"upsample", upsample, CHECK_BY(upsample), CHECK_CASES(up_cases), .n_bench = 1},
+    {"max_pool", max_pool, CHECK_BY(max_pool), CHECK_CASES(pool_cases), .n_bench = 1},
     {0},
 };

@@ -146,17 +146,16 @@ static struct tensor rope_table(struct side *s, const int64_t *d)
     return op_concat(&s->run, both, 2, 1);
 }
 
-/* Sums are in double: what remains are the roundings of mean, 1/root, and four operations. */
 const struct check check_norm[] = {
-    {"layer_norm", layer_norm, CHECK_CASES(row_cases), .n_bench = 2, .tol = 8, .peak = true},
-    {"layer_norm_mod", layer_norm_mod, CHECK_CASES(row_cases), .n_bench = 2, .tol = 8, .peak = true},
-    {"rms_norm", rms_norm, CHECK_CASES(row_cases), .n_bench = 2, .tol = 8},
-    {"batch_norm", batch_norm, CHECK_CASES(row_cases), .n_bench = 2, .tol = 8, .magnitude = true},
-    {"group_norm", group_norm, CHECK_CASES(group_cases), .n_bench = 2, .tol = 8, .peak = true},
-    {"group_stats", group_stats, CHECK_CASES(group_cases), .n_bench = 2, .tol = 4, .peak = true},
-    {"group_apply", group_apply, CHECK_CASES(group_cases), .n_bench = 2, .tol = 8, .peak = true},
-    {"norm_rope", norm_rope, CHECK_CASES(rope_cases), .n_bench = 1, .tol = 10, .peak = true},
-    {"rope_halves", rope_halves, CHECK_CASES(rope_cases), .n_bench = 1, .tol = 4, .peak = true},
-    {"rope_table", rope_table, CHECK_CASES(table_cases), .n_bench = 1},
+    {"layer_norm", layer_norm, CHECK_BY(layer_norm), CHECK_CASES(row_cases), .n_bench = 2},
+    {"layer_norm_mod", layer_norm_mod, CHECK_BY(layer_norm_mod), CHECK_CASES(row_cases), .n_bench = 2},
+    {"rms_norm", rms_norm, CHECK_BY(rms_norm), CHECK_CASES(row_cases), .n_bench = 2},
+    {"batch_norm", batch_norm, CHECK_BY(batch_norm), CHECK_CASES(row_cases), .n_bench = 2},
+    {"group_norm", group_norm, CHECK_BY(group_norm), CHECK_CASES(group_cases), .n_bench = 2},
+    {"group_stats", group_stats, CHECK_BY(group_stats), CHECK_CASES(group_cases), .n_bench = 2},
+    {"group_apply", group_apply, CHECK_BY(group_apply), CHECK_CASES(group_cases), .n_bench = 2},
+    {"norm_rope", norm_rope, CHECK_BY(norm_rope), CHECK_CASES(rope_cases), .n_bench = 1},
+    {"rope_halves", rope_halves, CHECK_BY(rope_halves), CHECK_CASES(rope_cases), .n_bench = 1},
+    {"rope_table", rope_table, CHECK_BY(rope_table), CHECK_CASES(table_cases), .n_bench = 1},
     {0},
 };
