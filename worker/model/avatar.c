@@ -14,6 +14,7 @@
 #include "worker/model/dit.h"
 
 enum { FRAMES_AT_ONCE = 16 }; /* handed out; bounds the host copy */
+#define DUMP_BYTES ((size_t)256 << 20) /* of an arena, for packing what is dumped */
 
 const char *avatar_stage_name(enum avatar_stage s)
 {
@@ -62,6 +63,8 @@ void avatar_set_mode(struct avatar *a, const struct avatar_mode *mode)
         a->parts.mode.compact = mode->compact;
         if (a->parts.dit != NULL)
             dit_set_compact(a->parts.dit, mode->compact);
+        if (a->parts.vae != NULL)
+            vae_set_compact(a->parts.vae, mode->compact);
         return;
     }
     avatar_parts_set_mode(&a->parts, mode);
@@ -86,23 +89,12 @@ size_t avatar_held_bytes(const struct avatar *a)
     return bytes;
 }
 
-/* The pool's size is known from the shapes alone. */
-static int avatar_size_pool(struct avatar *a, struct err *err)
-{
-    struct avatar_parts *p = &a->parts, *shapes = NULL;
-    int rc;
-
-    if (p->mode.weights == AVATAR_RESIDENT || p->pool != NULL)
-        return 0;
-    if ((rc = avatar_plan_parts(a, &p->mode, &shapes, err)) < 0)
-        return rc;
-    p->pool_bytes = pool_bytes(shapes->pool);
-    return 0;
-}
-
 int avatar_load(struct avatar *a, struct err *err)
 {
-    int rc = avatar_size_pool(a, err);
+    int rc = 0;
+
+    if (a->parts.mode.weights != AVATAR_RESIDENT)
+        return 0; /* a job says how much memory there is for it */
 
     for (int i = 0; i < AVATAR_PART_COUNT && rc == 0; i++)
         rc = avatar_parts_need(&a->parts, (enum avatar_part)i, err);
@@ -160,6 +152,7 @@ struct avatar_work {
     struct avatar_face_choice face;
     struct avatar_dump dump;
     struct avatar_job job;
+    struct avatar_plan plan; /* empty on a host device */
     struct ckpt *noise;
     struct run run;
     struct comm_group group; /* where there is one */
@@ -200,9 +193,44 @@ static void avatar_work_done(struct avatar_work *w)
     mem_free(w->pixels);
 }
 
+/* Into w->plan, on a device whose memory is not endless. */
+static int avatar_work_plan(struct avatar_work *w, struct err *err)
+{
+    const struct comm_group *g = w->hooks->group;
+    const struct comm_degrees degrees = g != NULL ? (struct comm_degrees){g->tokens.n, g->pair.n, g->windows.n}
+                                                  : (struct comm_degrees){1, 1, 1};
+    const struct avatar_ask ask = {.width = w->in.width,
+                                   .height = w->in.height,
+                                   .n_frames = w->in.frames.model,
+                                   .steps = w->in.q->steps,
+                                   .fps = w->in.q->fps,
+                                   .degrees = &degrees,
+                                   .rank = g != NULL ? g->rank : 0};
+
+    return w->a->parts.device->is_host ? 0 : avatar_make_mode_plan(w->a, &w->a->parts.mode, &ask, &w->plan, err);
+}
+
+/* The pool is as large as a job needed; a larger one begins with a new pool, and loads anew. */
+static void avatar_work_pool(struct avatar_work *w)
+{
+    struct avatar_parts *p = &w->a->parts;
+    const struct avatar_mode mode = p->mode;
+    size_t bytes = w->plan.memory_bytes + (avatar_dump_is_on(&w->dump) ? DUMP_BYTES : 0);
+
+    if (mode.weights == AVATAR_RESIDENT)
+        return;
+    if (p->pool != NULL && p->pool_bytes < bytes)
+        avatar_parts_set_mode(p, &mode);
+    if (p->pool == NULL)
+        p->pool_bytes = bytes;
+}
+
 static int avatar_work_load(struct avatar_work *w, struct err *err)
 {
-    int rc = avatar_size_pool(w->a, err);
+    int rc = avatar_work_plan(w, err);
+
+    if (rc == 0)
+        avatar_work_pool(w);
 
     for (int i = 0; i < AVATAR_PART_COUNT && rc == 0; i++) {
         if (avatar_work_cancelled(w))
@@ -272,37 +300,42 @@ static void avatar_work_tap(void *arg, struct run *r, const char *name, struct t
         avatar_dump_tensor(&w->dump, r, name, t, 5, SHAPE(1, t.shape[0], t.shape[1], t.shape[2], t.shape[3]));
 }
 
-/* What the plan says, on a device whose memory is not endless. 0, as much as is wise, where a dump packs what it reads. */
-static int avatar_work_arena(struct avatar_work *w, size_t *ret, struct err *err)
+static int avatar_work_rooms(struct avatar_parts *p, const struct avatar_plan *plan, struct err *err)
 {
-    const struct comm_group *g = w->hooks->group;
-    const struct comm_degrees degrees = g != NULL ? (struct comm_degrees){g->tokens.n, g->pair.n, g->windows.n}
-                                                  : (struct comm_degrees){1, 1, 1};
-    const struct avatar_ask ask = {.width = w->in.width,
-                                   .height = w->in.height,
-                                   .n_frames = w->in.frames.model,
-                                   .steps = w->in.q->steps,
-                                   .fps = w->in.q->fps,
-                                   .degrees = &degrees,
-                                   .rank = g != NULL ? g->rank : 0};
-    struct avatar_plan plan;
+    static const enum avatar_stage stage[2] = {AVATAR_CONDITION, AVATAR_DECODE};
+
+    for (int i = 0; i < 2; i++) {
+        size_t at = plan->stage[stage[i]].arena_at;
+        if (p->room[i] < 0)
+            p->room[i] = pool_room(p->pool, "arena", at, p->pool_bytes - at);
+        if (p->room[i] < 0)
+            return err_set(err, p->room[i], "avatar: no room for an arena behind the weights");
+    }
+    return 0;
+}
+
+/* The arena: as planned; behind the weights where they lie in a pool. With a dump, which packs what it reads, as much as is wise. */
+static int avatar_work_run(struct avatar_work *w, struct err *err)
+{
+    struct avatar_parts *p = &w->a->parts;
     int rc;
 
-    *ret = 0;
-    if (w->a->parts.device->is_host || avatar_dump_is_on(&w->dump))
-        return 0;
-    if ((rc = avatar_make_mode_plan(w->a, &w->a->parts.mode, &ask, &plan, err)) == 0)
-        *ret = plan.arena_bytes;
-    return rc;
+    if (p->pool == NULL)
+        return run_init(&w->run, p->device, avatar_dump_is_on(&w->dump) ? 0 : w->plan.memory_bytes, err);
+    if ((rc = avatar_work_rooms(p, &w->plan, err)) < 0)
+        return rc;
+    run_init_in(&w->run, p->device, pool_memory(p->pool, p->room[0]),
+                pool_size(p->pool, p->room[0]));
+    pool_take(&w->run, p->pool, p->room[0]);
+    return 0;
 }
 
 static int avatar_work_condition(struct avatar_work *w, struct err *err)
 {
-    size_t bytes = 0;
     int rc;
 
     avatar_work_progress(w, AVATAR_CONDITION, 0, 1);
-    if ((rc = avatar_work_arena(w, &bytes, err)) < 0 || (rc = run_init(&w->run, w->a->parts.device, bytes, err)) < 0)
+    if ((rc = avatar_work_run(w, err)) < 0)
         return rc;
     w->has_run = true;
     if (w->hooks->group != NULL) {
@@ -340,6 +373,8 @@ static int avatar_work_denoise(struct avatar_work *w, struct err *err)
 
     avatar_work_progress(w, AVATAR_DENOISE, 0, w->job.steps);
     rc = avatar_stage_denoise(&w->a->parts, &w->run, &w->job, &hooks);
+    if (rc == 0)
+        rc = avatar_stage_turn(&w->run, &w->job, w->a->parts.pool, w->a->parts.room[1]);
     if (rc < 0)
         return err_set(err, rc, "%s", w->run.err.text);
     avatar_work_stage_ends(w, AVATAR_DENOISE);
@@ -445,6 +480,7 @@ int avatar_run(struct avatar *a, const struct avatar_request *q, const struct av
         w->result.height = w->job.height;
         w->result.n_frames = w->n_out;
         w->result.flops = w->run.flops;
+        w->result.brought_bytes = w->run.brought;
         w->result.arena_peak = w->run.arena_peak;
         memcpy(w->result.face, w->face.box, sizeof(w->result.face));
         *ret = w->result;

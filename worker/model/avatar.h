@@ -80,6 +80,7 @@ struct avatar_result {
     int64_t n_frames;
     double seconds[AVATAR_STAGE_COUNT];
     double flops;
+    double brought_bytes; /* weights that were copied to the device for it */
     size_t arena_peak;
     int face[4];     /* x1, y1, x2, y2 in pixels of the sized picture; all -1: whole picture */
     char digest[65]; /* of the weights in use */
@@ -99,6 +100,7 @@ struct avatar_ask {
 struct avatar_cost {
     size_t weight_bytes; /* on the device; of stage load: as long as the process runs */
     size_t arena_bytes, staging_bytes;
+    size_t arena_at; /* where in the pool the arena begins: behind the stage's weights; 0 where there is no pool */
     double brought_bytes; /* weights that are copied to the device for it, each time that they are */
     double flops;
     double traffic_bytes; /* sent to the other ranks of a group */
@@ -108,7 +110,8 @@ struct avatar_plan {
     int width, height;
     int64_t n_frames, n_latents;
     struct avatar_cost stage[AVATAR_STAGE_COUNT];
-    size_t arena_bytes; /* the largest of all stages */
+    size_t memory_bytes; /* one piece of the device's memory: the pool of weights and the arena behind them, where there is a pool;
+                          * else the arena alone, the largest of all stages' */
     size_t peak_bytes;  /* of the device, all that is alive at one time: weights, arena, staging where it is host memory too,
                          * and what the device takes for itself, as far as it is known (device.h) */
     double flops;

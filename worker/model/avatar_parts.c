@@ -1,6 +1,7 @@
 #include "worker/model/avatar_parts.h"
 
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/buf.h"
@@ -11,6 +12,7 @@
 #include "kernels/pool.h"
 #include "worker/face/face.h"
 #include "worker/model/avatar_full.h"
+#include "worker/model/ckpt_random.h"
 #include "worker/model/clip_text.h"
 #include "worker/model/dit.h"
 #include "worker/model/llava.h"
@@ -21,6 +23,9 @@
 
 #define DIT_DIR "hunyuan-video-t2v-720p/transformers/"
 #define VAE_DIR "hunyuan-video-t2v-720p/vae/"
+
+#define FACE_FILE "det_align/detface.pt"
+#define SMALL_BYTES ((size_t)8 << 20) /* mel filters, and what rounding up adds to a few allocations */
 
 enum { PATH_MAX_BYTES = 2048 };
 
@@ -98,14 +103,16 @@ static void avatar_parts_place(const struct avatar_parts *p, struct ckpt *c)
     *ckpt_place(c) = (struct ckpt_place){.pool = p->pool, .is_streamed = p->mode.weights == AVATAR_STREAMED};
 }
 
-/* The checkpoint at name, or the list of the published model. */
+/* The checkpoint at name, or the list of the published model; on a device, with random weights. */
 static int avatar_parts_ckpt(const struct avatar_parts *p, struct ckpt **ret, const char *name,
                              const unsigned char *list, size_t len, struct err *err)
 {
     char path[PATH_MAX_BYTES];
     int rc;
 
-    if (p->root == NULL)
+    if (p->root == NULL && p->device != NULL)
+        rc = ckpt_open_random(ret, (const char *)list, len, 1, err);
+    else if (p->root == NULL)
         rc = ckpt_open_list(ret, (const char *)list, len, err);
     else if ((rc = avatar_parts_path(p, name, path, err)) == 0)
         rc = ckpt_open(ret, path, err);
@@ -195,7 +202,9 @@ static int avatar_parts_load_vae(struct avatar_parts *p, struct err *err)
         return rc;
     rc = avatar_parts_ckpt(p, &p->vae_ckpt, VAE_DIR "pytorch_model.pt", avatar_full_vae_tsv,
                            avatar_full_vae_tsv_len, err);
-    return rc < 0 ? rc : vae_open(&p->vae, &c, p->vae_ckpt, p->device, err);
+    if (rc == 0 && (rc = vae_open(&p->vae, &c, p->vae_ckpt, p->device, err)) == 0)
+        vae_set_compact(p->vae, p->mode.compact);
+    return rc;
 }
 
 static int avatar_parts_load_dit(struct avatar_parts *p, struct err *err)
@@ -318,6 +327,7 @@ void avatar_parts_set_mode(struct avatar_parts *p, const struct avatar_mode *mod
     p->mode = *mode;
     p->pool = NULL;
     p->pool_bytes = 0;
+    p->room[0] = p->room[1] = -1;
     p->llava_ckpt = p->clip_ckpt = p->audio_ckpt = p->vae_ckpt = p->dit_ckpt = NULL;
     p->llava = NULL;
     p->tokenizer_llama = NULL;
@@ -361,6 +371,29 @@ size_t avatar_parts_bytes(const struct avatar_parts *p, enum avatar_part part)
     struct ckpt *c = avatar_parts_ckpt_of(p, part);
 
     return c != NULL ? ckpt_place(c)->bytes : 0;
+}
+
+size_t avatar_parts_rounding(const struct avatar_parts *p)
+{
+    size_t bytes = 0;
+
+    for (int i = 0; i < AVATAR_PART_COUNT && p->pool == NULL; i++) {
+        struct ckpt *c = avatar_parts_ckpt_of(p, (enum avatar_part)i);
+        if (c != NULL)
+            bytes += ckpt_place(c)->apart - ckpt_place(c)->bytes;
+    }
+    return bytes;
+}
+
+size_t avatar_parts_small_bytes(const struct avatar_parts *p)
+{
+    char path[PATH_MAX_BYTES];
+    struct stat st;
+    size_t bytes = SMALL_BYTES;
+
+    if (p->root != NULL && str_path(path, sizeof(path), p->root, FACE_FILE) == 0 && stat(path, &st) == 0)
+        bytes += (size_t)st.st_size;
+    return bytes;
 }
 
 void avatar_parts_take(const struct avatar_parts *p, struct run *r, enum avatar_part part)

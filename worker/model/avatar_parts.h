@@ -7,7 +7,8 @@
  *     avatar_parts_done(&p);
  *
  * A component that fails to load stays failed with its reason, and the others work. device NULL: for
- * planning, weights are mapped but not uploaded; root NULL: the published model's sizes, without files.
+ * planning, weights are mapped but not uploaded; root NULL: the published model's sizes, without files, on a
+ * device with random weights (ckpt_random.h: for timing).
  * Status may be read from another thread.
  */
 #ifndef WORKER_MODEL_AVATAR_PARTS_H
@@ -64,6 +65,7 @@ struct avatar_parts {
     struct avatar_mode mode;
     size_t pool_bytes; /* of the device; set before the first component is loaded (0 while planning) */
     struct pool *pool; /* owned; NULL: resident, or nothing is loaded */
+    int room[2];       /* of the pool, for the arena: of all stages but the last, and of that; < 0: not yet made */
     struct avatar_part_state state[AVATAR_PART_COUNT];
     double load_seconds; /* all loading so far */
 
@@ -92,7 +94,11 @@ const char *avatar_parts_status(const struct avatar_parts *p,
 /* Bytes of the device that a component's weights take, in a pool those from its start to their end; 0 before it is loaded. The
  * vision tower's are within the text encoder's. */
 size_t avatar_parts_bytes(const struct avatar_parts *p, enum avatar_part part);
-/* Where weights come and go: they are there for the ops between these two. For CLIP, sound and VAE; the others see to it
+/* What the rounding up of all weights' allocations adds, on a GPU, without a pool. */
+size_t avatar_parts_rounding(const struct avatar_parts *p);
+/* And of what is small and always there: face detector, mel filters. */
+size_t avatar_parts_small_bytes(const struct avatar_parts *p);
+/* Where weights come and go: they are there for the ops between these two. For CLIP and sound; the others see to it
  * themselves. */
 void avatar_parts_take(const struct avatar_parts *p, struct run *r, enum avatar_part part);
 void avatar_parts_leave(const struct avatar_parts *p, struct run *r, enum avatar_part part);

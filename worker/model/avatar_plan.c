@@ -86,6 +86,8 @@ static int avatar_plan_walk(struct avatar_parts *p, struct avatar_job *j, const 
     avatar_plan_note(plan, AVATAR_DENOISE, p, &r, &since);
     if (rc == 0) {
         plan->n_latents = j->latents.shape[1];
+        avatar_stage_turn(&r, j, NULL, -1);
+        r.arena_peak = r.arena_used;
         rc = avatar_stage_decode(p, &r, j, avatar_plan_take, &chunk);
     }
     avatar_plan_note(plan, AVATAR_DECODE, p, &r, &since);
@@ -99,24 +101,46 @@ static int avatar_plan_walk(struct avatar_parts *p, struct avatar_job *j, const 
     return rc;
 }
 
-/* Weights that stay, or the pool; arena and staging are those of the largest stage. On a device of its own memory staging lies
- * elsewhere. */
-static void avatar_plan_peak(struct avatar_plan *plan, const struct avatar_parts *p, const struct device *device)
+/* Weights stay where they are; arena and, where it is the same memory, staging are those of the largest stage. */
+static void avatar_plan_resident(struct avatar_plan *plan, const struct avatar_parts *p, const struct device *device)
 {
-    static const enum avatar_part all[] = {AVATAR_PART_TEXT, AVATAR_PART_CLIP, AVATAR_PART_AUDIO, AVATAR_PART_VAE, AVATAR_PART_DIT};
-    const bool is_host = device != NULL ? device->is_host : plan->mode.weights == AVATAR_RESIDENT;
+    const bool is_host = device == NULL || device->is_host;
     size_t largest = 0;
 
     for (int s = 0; s < AVATAR_STAGE_COUNT; s++) {
-        size_t here = plan->stage[s].arena_bytes + (is_host ? plan->stage[s].staging_bytes : 0);
+        const struct avatar_cost *c = &plan->stage[s];
+        size_t here = c->arena_bytes + (is_host ? c->staging_bytes : 0);
         largest = here > largest ? here : largest;
-        if (plan->stage[s].arena_bytes > plan->arena_bytes)
-            plan->arena_bytes = plan->stage[s].arena_bytes;
+        plan->memory_bytes = c->arena_bytes > plan->memory_bytes ? c->arena_bytes : plan->memory_bytes;
     }
-    plan->stage[AVATAR_LOAD].weight_bytes = avatar_plan_weights(p, all, 5);
-    plan->peak_bytes = plan->stage[AVATAR_LOAD].weight_bytes + largest;
-    if (device != NULL)
-        plan->peak_bytes += device->fixed_bytes;
+    plan->peak_bytes = plan->stage[AVATAR_LOAD].weight_bytes + largest + (is_host ? 0 : avatar_parts_rounding(p));
+}
+
+/* A stage's weights, and its arena behind them; what conditioning leaves there stays for denoising, so these begin at one place. */
+static void avatar_plan_pooled(struct avatar_plan *plan)
+{
+    struct avatar_cost *c = plan->stage;
+    size_t a = c[AVATAR_CONDITION].weight_bytes, b = c[AVATAR_DENOISE].weight_bytes;
+
+    c[AVATAR_CONDITION].arena_at = c[AVATAR_DENOISE].arena_at = a > b ? a : b;
+    c[AVATAR_DECODE].arena_at = c[AVATAR_DECODE].weight_bytes;
+    for (int s = 0; s < AVATAR_STAGE_COUNT; s++) {
+        size_t end = c[s].arena_at + c[s].arena_bytes;
+        plan->memory_bytes = end > plan->memory_bytes ? end : plan->memory_bytes;
+    }
+    plan->peak_bytes = plan->memory_bytes;
+}
+
+static void avatar_plan_peak(struct avatar_plan *plan, const struct avatar_parts *p, const struct device *device)
+{
+    static const enum avatar_part all[] = {AVATAR_PART_TEXT, AVATAR_PART_CLIP, AVATAR_PART_AUDIO, AVATAR_PART_VAE, AVATAR_PART_DIT};
+
+    plan->stage[AVATAR_LOAD].weight_bytes = p->pool != NULL ? 0 : avatar_plan_weights(p, all, 5);
+    if (p->pool != NULL)
+        avatar_plan_pooled(plan);
+    else
+        avatar_plan_resident(plan, p, device);
+    plan->peak_bytes += avatar_parts_small_bytes(p) + (device != NULL ? device->fixed_bytes : 0);
 }
 
 int avatar_plan_parts(struct avatar *a, const struct avatar_mode *mode, struct avatar_parts **ret, struct err *err)
@@ -135,6 +159,7 @@ int avatar_plan_parts(struct avatar *a, const struct avatar_mode *mode, struct a
     if (rc < 0)
         return rc;
     dit_set_compact(p->dit, mode->compact);
+    vae_set_compact(p->vae, mode->compact);
     *ret = p;
     return 0;
 }

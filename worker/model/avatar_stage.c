@@ -202,14 +202,12 @@ static void avatar_stage_picture(struct avatar_parts *p, struct run *r, struct a
     size_t mark = run_mark(r);
 
     run_push(r, "picture");
-    avatar_parts_take(p, r, AVATAR_PART_VAE);
     x = run_write(r, j->sized, DTYPE_U8, 4, SHAPE(1, j->height, j->width, 3));
     m = vae_encode(r, p->vae, op_normalize(r, x, 127.5f, one, one), true);
     noise = avatar_stage_noise(r, j, "vae_noise", STREAM_VAE, room.shape, n);
     if (!run_failed(r))
         noise = tensor_slice(noise, 1, 0, n);
     avatar_stage_keep(r, mark, room, vae_sample(r, p->vae, m, noise, vae_scaling(p->vae)));
-    avatar_parts_leave(p, r, AVATAR_PART_VAE);
     run_pop(r);
     j->inputs.ref = room;
     if (j->dump != NULL)
@@ -260,6 +258,22 @@ int avatar_stage_denoise(struct avatar_parts *p, struct run *r, struct avatar_jo
     return run_failed(r) ? r->err.code : rc;
 }
 
+int avatar_stage_turn(struct run *r, struct avatar_job *j, struct pool *pool, int room)
+{
+    struct tensor t = j->latents;
+    void *host = mem_alloc(tensor_bytes(t) + 1);
+
+    if (host == NULL)
+        return run_fail(r, ERR_NOMEM, "no memory for latents of %zu bytes", tensor_bytes(t));
+    if (run_read(r, t, host) == 0) {
+        pool_take(r, pool, room);
+        run_move(r, pool != NULL ? pool_memory(pool, room) : r->arena, pool != NULL ? pool_size(pool, room) : r->arena_max);
+        j->latents = run_write(r, host, t.dtype, t.n_dims, t.shape);
+    }
+    mem_free(host);
+    return run_failed(r) ? r->err.code : 0;
+}
+
 struct avatar_stage_bytes {
     avatar_stage_take_fn *take;
     void *arg;
@@ -301,7 +315,6 @@ int avatar_stage_decode(struct avatar_parts *p, struct run *r, struct avatar_job
     int rc;
 
     run_push(r, "decode");
-    avatar_parts_take(p, r, AVATAR_PART_VAE);
     rc = vae_decode(r, p->vae, vae_unscale(r, p->vae, j->latents), true, j->n_video, avatar_stage_take, &b);
     run_pop(r);
     run_rewind(r, mark);

@@ -54,6 +54,9 @@ struct avatar_job {
 int avatar_stage_condition(struct avatar_parts *p, struct run *r, struct avatar_job *j);
 int avatar_stage_denoise(struct avatar_parts *p, struct run *r, struct avatar_job *j,
                          const struct sampler_hooks *hooks);
+/* Between these: latents go by host memory, so that the last stage has an arena of its own, where its weights leave it most
+ * room: a block of the pool; all else in the arena is void. pool NULL: the same memory, from its start on. */
+int avatar_stage_turn(struct run *r, struct avatar_job *j, struct pool *pool, int room);
 /* Gets frames twice: as they were decoded, f32 [n, height, width, 3], and as I420 (op_to_yuv420). Non-zero stops. */
 typedef int avatar_stage_take_fn(void *arg, struct run *r, struct tensor frames, struct tensor yuv);
 int avatar_stage_decode(struct avatar_parts *p, struct run *r, struct avatar_job *j, avatar_stage_take_fn *take,

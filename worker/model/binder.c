@@ -7,6 +7,10 @@
 #include "kernels/pool.h"
 #include "worker/model/ckpt.h"
 
+/* What CUDA rounds an allocation up to, from LARGE on. */
+#define LARGE ((size_t)1 << 20)
+#define PAGE ((size_t)2 << 20)
+#define ALIGN ((size_t)512)
 #define MAX_PROBLEMS 8 /* named in the message; the rest is counted */
 
 void binder_init(struct binder *b, struct ckpt *c, struct device *device, const char *what)
@@ -130,12 +134,14 @@ void binder_bind(struct binder *b, struct tensor *ret, const char *name, int n_d
 {
     struct pool *pool = ckpt_place(b->ckpt)->pool;
     struct tensor host;
+    size_t unit;
     int rc = 0;
     *ret = tensor_of(NULL, DTYPE_F32, n_dims, shape);
     if (!take(b, &host, name, n_dims, shape))
         return;
     *ret = host;
     ret->data = NULL;
+    unit = tensor_bytes(host) > LARGE ? PAGE : ALIGN;
     if (pool)
         rc = pool_place(pool, b->block, host, ret, &b->err);
     else if (b->device && host.data)
@@ -144,6 +150,7 @@ void binder_bind(struct binder *b, struct tensor *ret, const char *name, int n_d
         err_wrap(&b->err, "%s: %s", b->what, name);
     if (!b->device)
         ret->data = NULL;
+    b->apart += (tensor_bytes(host) + unit - 1) / unit * unit;
     b->bytes = pool && rc == 0 ? larger(b->bytes, binder_end(b)) : b->bytes + tensor_bytes(host);
 }
 
@@ -174,6 +181,7 @@ int binder_finish(struct binder *b, bool strict, struct err *err)
 {
     int rc = b->err.code;
     ckpt_place(b->ckpt)->bytes = b->bytes;
+    ckpt_place(b->ckpt)->apart = b->apart;
     for (size_t i = 0; rc == 0 && strict && i < ckpt_count(b->ckpt); i++)
         if (!b->used[i])
             note(b, "%s is not a part of it", ckpt_name(b->ckpt, i));

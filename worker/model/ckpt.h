@@ -62,6 +62,7 @@ struct ckpt_place {
     bool is_streamed;  /* layers lie in two slots in turn, where the network can (binder_slots); else all are there together */
     int block;         /* set by binder_init: the pool's block, from its offset 0 on */
     size_t bytes;      /* set by binder_finish: what they take of the device; of a pool from 0 to their end */
+    size_t apart;      /* the same where each has an allocation of its own, as a GPU rounds it up */
 };
 /* To be set before binding, read afterwards. Initially no pool. */
 struct ckpt_place *ckpt_place(struct ckpt *c);
@@ -71,7 +72,7 @@ struct binder {
     struct device *device; /* NULL: planning, tensors stay without data */
     const char *what;      /* for messages: "vae" */
     int block;             /* of the pool, where there is one */
-    size_t bytes;
+    size_t bytes, apart;   /* as in ckpt_place */
     unsigned char *used;   /* owned: one byte a tensor */
     struct buf problems;   /* owned */
     size_t n_problems;
