@@ -69,18 +69,18 @@ static struct tensor conv(struct side *s, const int *d)
 /* batch, queries, keys, heads, key heads, width, block of block-causal, middle of mirrored keys (one batch) */
 static struct tensor attention(struct side *s, const int *d)
 {
-    struct attn a = {.kind = d[6] ? ATTN_BLOCK_CAUSAL : ATTN_FULL, .scale = 0.125f, .block = d[6]};
+    struct attn a = {.kind = d[6] ? ATTN_BLOCK_CAUSAL : ATTN_FULL, .scale = d[7] ? 0.5f : 0.125f, .block = d[6]};
     struct tensor q = input(s, 1, 4, SHAPE(d[0], d[1], d[3] + 2, d[5]));
     struct tensor k = d[7] ? mirrored(s, 2, SHAPE(1, d[2], d[4], d[5]), (float)d[7]) : input(s, 2, 4, SHAPE(d[0], d[2], d[4], d[5]));
     struct tensor v = input(s, 3, 4, SHAPE(d[0], d[2], d[4], d[5]));
     return op_attention(&s->run, tensor_slice(q, 2, 1, d[3]), k, v, a);
 }
 
-/* rows, k, n, gate */
+/* rows, k, n, gate, first element of the bias */
 static struct tensor linear(struct side *s, const int *d)
 {
     struct tensor x = tensor_slice(input(s, 1, 2, SHAPE(d[0], d[1] + 5)), 1, 5, d[1]), w = input(s, 2, 2, SHAPE(d[2], d[1]));
-    struct tensor y = tensor_slice(input(s, 4, 2, SHAPE(d[0], d[2] + 7)), 1, 3, d[2]), b = input(s, 3, 1, SHAPE(d[2]));
+    struct tensor y = tensor_slice(input(s, 4, 2, SHAPE(d[0], d[2] + 7)), 1, 3, d[2]), b = tensor_slice(input(s, 3, 1, SHAPE(d[2] + d[4])), 0, d[4], d[2]);
     if (d[3] == 0)
         op_linear_into(&s->run, y, x, w, b, ACT_SILU);
     else
@@ -114,6 +114,7 @@ static const struct {
     {"attention, wide", attention, 1e-5, 1e-5, {1, 20, 30, 1, 1, 256}},
     {"linear", linear, 1e-5, 1e-5, {50, 40, 70, 0}},
     {"linear", linear, 1e-5, 1e-5, {50, 48, 80, 0}},
+    {"linear, only the place of the bias differs", linear, 1e-5, 1e-5, {50, 48, 80, 0, 4}},
     {"linear, gated, in pieces", linear, 1e-5, 0, {300, 64, 200, 1}},
     {"linear, gated, in pieces", linear, 1e-5, 1e-5, {300, 64, 208, 1}},
     {"linear, added, in pieces of weights", linear, 1e-5, 0, {150, 128, 700, 2}},

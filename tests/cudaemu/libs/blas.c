@@ -232,6 +232,8 @@ static bool fits(const struct product *p, const cublasLtMatmulAlgo_t *algo)
         return false;
     if (p->la.type == CUDA_R_8F_E4M3 && (!aligned(p->a, 16) || !aligned(p->b, 16)))
         return false;
+    if ((p->d.epilogue & CUBLASLT_EPILOGUE_BIAS) && !aligned(p->d.bias, algo->data[7]))
+        return false;
     return aligned(p->a, align >> 48) && aligned(p->b, align >> 32 & 0xffff) && aligned(p->y, align & 0xffff);
 }
 
