@@ -35,7 +35,7 @@ struct weight {
 struct pool {
     struct device *device; /* NULL: planning */
     char *base;
-    size_t bytes, most;
+    size_t bytes;
     bool is_pinned;
     struct block *blocks;
     struct weight *weights;
@@ -125,7 +125,6 @@ int pool_room(struct pool *p, const char *name, size_t offset, size_t bytes)
         return n;
     struct block *b = &p->blocks[n];
     b->end = offset + bytes > b->offset ? offset + bytes : b->offset;
-    p->most = b->end > p->most ? b->end : p->most;
     return n;
 }
 
@@ -221,7 +220,6 @@ int pool_place(struct pool *p, int block, struct tensor host, struct tensor *ret
     b->last = p->n_weights++;
     p->weights[b->last] = w;
     b->end = round_up(w.offset + w.bytes);
-    p->most = b->end > p->most ? b->end : p->most;
     *ret = host;
     ret->data = p->base ? p->base + w.offset : NULL;
     return 0;
@@ -230,11 +228,6 @@ int pool_place(struct pool *p, int block, struct tensor host, struct tensor *ret
 size_t pool_end(const struct pool *p, int block)
 {
     return block >= 0 && block < p->n_blocks ? p->blocks[block].end : 0;
-}
-
-size_t pool_bytes(const struct pool *p)
-{
-    return p->most;
 }
 
 /* ---- up and out: while planning there is nothing to wait for ---- */

@@ -4,7 +4,7 @@
  * brings it up from host memory (a mapped file, or pinned copies of it) and throws out those it overlaps. As a place never
  * changes, a tensor is bound once, before anything is there, and its data pointer stays right.
  *
- *     rc = pool_new(&p, device, bytes, false, &err);              device NULL: planning, nothing is allocated
+ *     rc = pool_new(&p, device, bytes, false, &err);              device NULL: planning: pool_end says how much it takes
  *     int top = pool_block(p, "dit", 0);                          at an offset in bytes
  *     rc = pool_place(p, top, host, &t, &err);                    t: as host, with data where it will be
  *     int even = pool_block(p, "double 0", pool_end(p, top)), odd = pool_block(p, "double 1", ...), ...
@@ -47,7 +47,6 @@ int pool_room(struct pool *p, const char *name, size_t offset, size_t bytes);
 void *pool_memory(const struct pool *p, int room);
 size_t pool_size(const struct pool *p, int block); /* bytes from its start to its end */
 size_t pool_end(const struct pool *p, int block); /* offset behind its last weight, rounded up to 256; of a room, its end */
-size_t pool_bytes(const struct pool *p);          /* the largest pool_end so far: what pool_new wants after planning */
 
 /* What overlaps block is thrown out as soon as the ops that may read it are over. */
 void pool_take(struct run *r, struct pool *p, int block);
