@@ -113,6 +113,8 @@ static void end_first(struct run *r, struct run_repeat *p)
         return;
     if (r->unrepeatable)
         turn_off(p, ERR_UNSUPPORTED, "the stretch moves data between host and device, or brings weights up");
+    else if (p->flops > RUN_REPEAT_FLOPS)
+        turn_off(p, ERR_UNSUPPORTED, "the stretch is so long that its launches do not matter");
     else
         p->state = RUN_REPEAT_KNOWN;
 }

@@ -14,8 +14,9 @@
  * told): where one of them, or the arena's end, is not where it was, the stretch runs as ever.
  *
  * It always runs as ever on devices that cannot record (kernels/device.h: repeat_begin), while planning, with a tap, in a
- * group, when the stretch wrote, read or brought up weights (run.unrepeatable), and for good once a recording failed: that
- * is no error of the run (p.why has the reason). A run that failed stays failed; cancelling is seen before a launch.
+ * group, when the stretch wrote, read or brought up weights (run.unrepeatable), when it is long (launches hide behind its
+ * ops then, and a cancel, which is only seen before a launch, would wait for all of it), and for good once a recording
+ * failed: that is no error of the run (p.why has the reason). A run that failed stays failed.
  */
 #ifndef KERNELS_RUN_REPEAT_H
 #define KERNELS_RUN_REPEAT_H
@@ -23,6 +24,7 @@
 #include "kernels/run.h"
 
 enum { RUN_REPEAT_INPUTS = 8 };
+#define RUN_REPEAT_FLOPS 2e14 /* of the longest stretch that is recorded: half a second of an H100 */
 
 struct run_repeat { /* zeroed by the caller; nothing in it is anybody else's but why and n_played */
     enum { RUN_REPEAT_NEW, RUN_REPEAT_KNOWN, RUN_REPEAT_KEPT, RUN_REPEAT_OFF } state;

@@ -20,7 +20,7 @@ static void check(bool fine, const char *what, const char *text)
         printf("FAIL %s: %s\n", what, text);
 }
 
-enum trouble { NOTHING, WRITES, READS, GROWS };
+enum trouble { NOTHING, WRITES, READS, GROWS, LASTS };
 
 /* A few steps of something like a network: what changes is copied to where it lay, the stretch follows, its result is kept. */
 struct walk {
@@ -50,6 +50,8 @@ static struct tensor stretch(struct walk *k, struct tensor x, int nth)
         run_read(r, tensor_slice(tensor_slice(a, 0, 0, 1), 1, 0, 1), one);
     if (k->trouble == GROWS)
         run_new(r, DTYPE_F32, 1, SHAPE(100 * (1 + nth)));
+    if (k->trouble == LASTS)
+        r->flops += 2 * RUN_REPEAT_FLOPS;
     op_linear_into(r, y, a, k->w, TENSOR_NONE, ACT_SILU);
     run_rewind(r, k->trouble == GROWS ? run_mark(r) : mark);
     op_add(r, y, y);
@@ -176,6 +178,7 @@ static void test_all(struct device *d)
     compare(d, (struct walk){.trouble = WRITES}, "a stretch that writes", 0, STEPS);
     compare(d, (struct walk){.trouble = READS}, "a stretch that reads", 0, STEPS);
     compare(d, (struct walk){.trouble = GROWS}, "a stretch that is not the same", 0, STEPS + 1);
+    compare(d, (struct walk){.trouble = LASTS}, "a stretch that takes long", 0, STEPS);
     test_cancel(d);
 }
 
