@@ -345,6 +345,7 @@ static void note_result(struct work *w, const struct avatar_result *r)
     if (s > 0)
         w->state->flops_per_s = w->plan.flops / s;
     pipeline_note(w->p, "flop", json_real(r->flops));
+    pipeline_note(w->p, "brought_bytes", json_real(r->brought_bytes));
     pipeline_note(w->p, "arena_bytes", json_integer((json_int_t)r->arena_peak));
     pipeline_note(w->p, "planned_bytes", json_integer((json_int_t)w->plan.peak_bytes));
     pipeline_note(w->p, "weights_sha256", json_string(r->digest));
