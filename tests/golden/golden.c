@@ -253,12 +253,30 @@ static void keep_or_compare(struct golden *g, const char *name, struct tensor go
         k->value[e] = element(got, e);
 }
 
+static void compare_rms(struct golden *g, const char *name, struct tensor want, struct tensor got)
+{
+    double off = 0, all = 1e-30;
+    for (int64_t i = 0; i < tensor_count(want); i++) {
+        double a = element(want, i), d = a - element(got, i);
+        off += d * d;
+        all += a * a;
+    }
+    double share = sqrt(off / all) / g->report->rms;
+    golden_note(g, name, share);
+    if (!(share <= 1))
+        golden_fail(g, "%s: root mean square of the difference %.3g, allowed %.3g", name, sqrt(off / all), g->report->rms);
+}
+
 static void compare(struct golden *g, const char *name, struct tensor want, struct tensor got)
 {
     double atol = 0, rtol = 0, worst = 0;
     int64_t n = tensor_count(want), at = 0;
     if (n != tensor_count(got)) {
         golden_fail(g, "%s: %lld values made, %lld stored", name, (long long)tensor_count(got), (long long)n);
+        return;
+    }
+    if (g->report->rms > 0) {
+        compare_rms(g, name, want, got);
         return;
     }
     if (!find_bound(g, name, &atol, &rtol)) {

@@ -11,6 +11,9 @@
  * --shadow: every op a second time on cpu_ref (kernels/shadow.h); the first that differs fails its case. The last line says how
  * close they came.
  *
+ * --precision bf16|fp8, --rms F: for what is not held to the bounds of f32: each result's difference, as a root mean square
+ * over that of what is stored, must be F at most; it is what is printed, as a share of F.
+ *
  * --compact: transformer and VAE in the mode that takes less memory. The bounds are the same.
  *
  * A case is a JSON file with a `kind`; GLOB is matched against "folder/stem" and against the kind. Exit
@@ -54,6 +57,8 @@ struct options {
     bool verbose, compact, shadow;
     int ranks; /* 0: one, without a group */
     struct comm_degrees split; /* tokens 0: every way */
+    enum device_precision precision;
+    double rms; /* 0: the cases' own bounds */
 };
 
 struct totals {
@@ -244,7 +249,8 @@ static void run_ranks(struct golden *g, golden_fn *fn, struct device **devices, 
     }
     for (int i = 0; i < n; i++) {
         ranks[i] = (struct rank){.g = *g, .fn = fn, .comm = ends[i], .split = split, .carrier = carrier};
-        ranks[i].report = (struct golden_report){.verbose = g->report->verbose && i == 0, .kept = kept};
+        ranks[i].report = (struct golden_report){
+            .verbose = g->report->verbose && i == 0, .rms = g->report->rms, .kept = kept};
         ranks[i].g.report = &ranks[i].report;
         ranks[i].g.device = devices[i];
         if (pthread_create(&ranks[i].thread, NULL, rank_main, &ranks[i]) != 0)
@@ -313,7 +319,7 @@ static void one_shared(const struct options *o, struct golden *g, const struct g
     finish_case(g);
     for (int i = 0; i < n && !g->err.code; i++) {
         struct golden shared = *g;
-        struct golden_report report = {.verbose = o->verbose};
+        struct golden_report report = {.verbose = o->verbose, .rms = o->rms};
         shared.report = &report;
         shared.file = NULL;
         run_ranks(&shared, kind->fn, devices, split[i], o->carrier, kept);
@@ -346,7 +352,7 @@ static void one(const struct options *o, struct device **devices, const char *pa
         return;
     }
     find_ckpts(dir, twin, ckpts, sizeof ckpts);
-    struct golden_report report = {.verbose = o->verbose};
+    struct golden_report report = {.verbose = o->verbose, .rms = o->rms};
     struct golden g = {
         .dir = dir, .name = name, .twin = twin, .ckpts = ckpts, .device = devices[0], .report = &report, .compact = o->compact};
     if (!kind)
@@ -364,7 +370,7 @@ static void one(const struct options *o, struct device **devices, const char *pa
 /* One device a rank, in turns on the GPUs that there are; none where there is no such device. */
 static void open_devices(const struct options *o, struct device **devices, struct totals *t)
 {
-    struct device_options options = {.n_threads = o->ranks ? 1 : 0};
+    struct device_options options = {.n_threads = o->ranks ? 1 : 0, .precision = o->precision};
     int n_gpus = 0;
     for (int i = 0; i < (o->ranks ? o->ranks : 1); i++) {
         struct err err = {0};
@@ -447,12 +453,17 @@ static bool take_split(struct options *o, const char *text)
 static bool take_option(struct options *o, const char *name, const char *value)
 {
     int64_t n = 0;
+    struct err err = {0};
     if (strcmp(name, "--table") == 0)
         o->table = value;
     else if (strcmp(name, "--case") == 0)
         o->glob = value;
     else if (strcmp(name, "--carrier") == 0)
         o->carrier = value;
+    else if (strcmp(name, "--rms") == 0 && str_parse_f64(value, 0, 1e9, &o->rms) == 0)
+        return true;
+    else if (strcmp(name, "--precision") == 0 && device_precision_parse(value, "", &o->precision, &err) == 0)
+        return true;
     else if (strcmp(name, "--split") == 0)
         return take_split(o, value);
     else if (strcmp(name, "--ranks") == 0 && str_parse_i64(value, 1, COMM_MAX, &n) == 0)
@@ -491,8 +502,8 @@ int main(int argc, char **argv)
             qsort(l.path, (size_t)l.n, sizeof *l.path, by_text);
         rc = run_all(&o, &l);
     } else {
-        fprintf(stderr, "use: golden [--table cpu_ref|cpu|cuda] [--ranks N [--split T,P,W] [--carrier NAME]] [--compact] [--shadow] [--case GLOB] "
-                        "[--verbose] DIR...\n");
+        fprintf(stderr, "use: golden [--table cpu_ref|cpu|cuda] [--ranks N [--split T,P,W] [--carrier NAME]] [--compact] "
+                        "[--shadow] [--precision P] [--rms F] [--case GLOB] [--verbose] DIR...\n");
     }
     for (int k = 0; k < l.n; k++)
         mem_free(l.path[k]);

@@ -22,6 +22,7 @@ struct golden_kept {
 
 struct golden_report {
     bool verbose;
+    double rms;                     /* the bound of tensors as a whole; 0: each element has the twin's */
     struct golden_kept *keep;       /* borrowed: to be filled; NULL: not wanted */
     const struct golden_kept *kept; /* borrowed: to be compared with; NULL: nothing */
     double apart;                   /* largest difference to it */
