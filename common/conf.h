@@ -85,6 +85,8 @@ enum { CONF_DISPATCHER = 1, CONF_WORKER = 2, CONF_CLI = 4, CONF_ALL = 7 };
       "every job takes its noise from this safetensors file (comparisons)")                                  \
     X(STR, dump, "", 0, 0, "", CONF_WORKER,                                                                  \
       "every job writes its intermediate tensors to this safetensors file")                                  \
+    X(BOOL, shadow, "no", 0, 1, "", CONF_WORKER,                                                             \
+      "check every op against the CPU and stop at the first that differs: slow")                             \
     X(INT, max_memory_mib, "0", 0, 1073741824.0, "", CONF_WORKER,                                            \
       "memory that a job may take; on a GPU all that the worker may; 0: what is free (MiB)")                \
     X(STR, weights, "auto", 0, 0, "", CONF_WORKER | CONF_CLI,                                                \

@@ -15,6 +15,7 @@
 #include "common/str.h"
 #include "common/version.h"
 #include "kernels/device.h"
+#include "kernels/shadow.h"
 #include "worker/claim.h"
 #include "kernels/threads.h"
 #include "worker/command.h"
@@ -76,17 +77,21 @@ static void set_up_process(void)
 static int serve(const struct conf *conf)
 {
     struct device *device = NULL;
+    struct shadow *shadow = NULL;
     struct err err = {0};
     log_init("troupe-worker", strcmp(conf->log_format, "json") == 0 ? LOG_JSON : LOG_KV,
              level_of(conf->log_level));
     set_up_process();
     int rc = open_device(&device, conf, &err);
+    if (rc == 0 && conf->shadow)
+        rc = shadow_open(&shadow, device, SHADOW_BYTES, &err);
     sandbox_warm();
     if (!sandbox_is_filtered())
         LOG(WARN, "media files are decoded without a system call filter",
             log_str("why", "built without libseccomp, or the kernel has no filters"));
     if (rc == 0)
         rc = claim_serve(conf, device, &err);
+    shadow_close(shadow);
     if (device)
         device_close(device);
     if (rc < 0)

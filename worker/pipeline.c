@@ -16,6 +16,7 @@
 #include "common/str.h"
 #include "common/version.h"
 #include "kernels/device.h"
+#include "kernels/shadow.h"
 #include "worker/media/image_out.h"
 #include "worker/media/mp4.h"
 #include "worker/media/sandbox.h"
@@ -327,8 +328,28 @@ static int publish(struct pipeline *p, const char *worker, json_t **ret_result, 
     return rc;
 }
 
+/* What the shadow of the device saw, if it has one; in the report's "shadow". */
+static void note_shadow(struct pipeline *p)
+{
+    struct shadow *s = p->env->device->shadow;
+    struct shadow_report r;
+    char text[120];
+    if (!s)
+        return;
+    shadow_report(s, &r);
+    pipeline_note(p, "shadow", json_pack("{s:I,s:I,s:f,s:s,s:s}", "checked", (json_int_t)r.n_checked, "skipped",
+                                         (json_int_t)r.n_skipped, "largest_share", r.share, "op", r.op, "label", r.label));
+    if (r.n_skipped == 0)
+        return;
+    str_format(text, sizeof(text), "shadow: %lld operations were too large to be checked", (long long)r.n_skipped);
+    pipeline_warn(p, text);
+}
+
 static int begin(struct pipeline *p, struct err *err)
 {
+    struct shadow_report before;
+    if (p->env->device->shadow) /* of a job that failed */
+        shadow_report(p->env->device->shadow, &before);
     p->report = json_object();
     p->warnings = json_array();
     p->seconds = json_object();
@@ -369,6 +390,8 @@ int pipeline_run(const struct generator *g, void *state, const struct generator_
     int rc = begin(p, err);
     if (rc == 0)
         rc = g->run(state, p, err);
+    if (rc == 0)
+        note_shadow(p);
     if (rc == 0 && gang_rank(hooks->gang) == 0)
         rc = publish(p, worker, ret_result, err);
     if (p->mp4)
