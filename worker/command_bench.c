@@ -64,7 +64,7 @@ static const char usage[] =
     "  --precision P     auto, f32, bf16 or fp8: what is multiplied; auto: bf16 on cuda, f32 on a CPU [auto]\n"
     "  --size N          area class, for a square picture, or WxH [704x768]\n"
     "  --frames N        length in frames [129]\n"
-    "  --only OP         operations: those of this name alone\n"
+    "  --only NAME       rows of this name alone: linear, two texts, ...\n"
     "  --row-s S         operations: sizes are halved until a call takes no longer; 0: 0.05 on a CPU, 3 elsewhere.\n"
     "                    step: a row is repeated for about so long; 0: 8 [0]\n"
     "  --dims D          step: full, the published sizes with random weights, or a folder of weights [full]\n"
@@ -132,7 +132,7 @@ static int take_value(struct wanted *w, int option, const char *value, struct er
         w->precision = value;
         return 0;
     case ONLY:
-        w->of_ops.only = value;
+        w->of_ops.only = w->of_step.only = value;
         return 0;
     case DIMS:
         w->of_step.dims = value;

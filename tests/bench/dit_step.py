@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """One step of the transformer side by side, same device, same run: plain PyTorch, then `troupe bench --step`.
 
-    tests/bench/dit_step.py [--device cuda] [--size 704x768] [--build build] [--dims full|DIR] [--compile] [--json FILE]
+    tests/bench/dit_step.py [--device cuda] [--size 704x768] [--build build | --bench WORDS] [--dims full|DIR] [--compile] [--json FILE]
 
 PyTorch runs double and single blocks of the same widths with random weights (bf16 on a GPU, f32 on a CPU), written here as one would:
 LayerNorm, modulation, one linear for q, k and v, RMS norm, rotary positions, scaled_dot_product_attention, gated residuals. One block of
@@ -208,8 +208,8 @@ def torch_step(d, device, dtype, n_img, n_txt, repeats, wanted):
 def troupe_step(o, dims):
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "step.json")
-        words = [os.path.join(o.build, "worker", "troupe-worker"), "bench", "--step", "--device", o.device, "--dims", dims, "--size", o.size,
-                 "--frames", "129", "--json", path]
+        words = o.bench.split() if o.bench else [os.path.join(o.build, "worker", "troupe-worker"), "bench"]
+        words += ["--step", "--device", o.device, "--dims", dims, "--size", o.size, "--frames", "129", "--json", path]
         done = subprocess.run(words, stdout=subprocess.PIPE, text=True, timeout=o.timeout)
         if done.returncode != 0:
             raise RuntimeError("troupe bench: exit code %d" % done.returncode)
@@ -242,6 +242,7 @@ def main():
     p.add_argument("--device", default="cuda")
     p.add_argument("--size", default="704x768")
     p.add_argument("--build", default=os.path.join(ROOT, "build"))
+    p.add_argument("--bench", help="the words that begin `troupe bench`, instead of the build folder's worker")
     p.add_argument("--dims", default="full", help="full, or a folder of weights with dims.json")
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--timeout", type=float, default=900, help="of troupe's side, in seconds")

@@ -63,6 +63,8 @@ static int measure(struct walk *w, const char *op, const char *where, const char
                    const struct bench_work *work)
 {
     struct run *r = &w->run;
+    if (w->o->only && strcmp(w->o->only, op) != 0 && strcmp(w->o->only, where) != 0)
+        return 0;
     if (!w->device) {
         size_t mark = run_mark(r);
         double flops = r->flops;
@@ -273,7 +275,18 @@ static int walk_text(struct walk *w, struct err *err)
 static const struct part {
     enum avatar_part part;
     int (*walk)(struct walk *w, struct err *err);
-} parts[] = {{AVATAR_PART_DIT, walk_dit}, {AVATAR_PART_VAE, walk_vae}, {AVATAR_PART_TEXT, walk_text}};
+    const char *rows[6]; /* what it measures */
+} parts[] = {{AVATAR_PART_DIT, walk_dit, {"prepare", "full step", "two texts", "one text", "cached step", "cached"}},
+             {AVATAR_PART_VAE, walk_vae, {"decoder tile", "vae"}},
+             {AVATAR_PART_TEXT, walk_text, {"text encoder", "vision and one prompt"}}};
+
+static bool is_wanted(const struct bench_step_options *o, const struct part *p)
+{
+    for (int i = 0; o->only && i < 6 && p->rows[i]; i++)
+        if (strcmp(o->only, p->rows[i]) == 0)
+            return true;
+    return !o->only;
+}
 
 static int walk_part(struct walk *w, const struct part *p, struct err *err)
 {
@@ -400,11 +413,14 @@ int bench_step_run(struct device *d, const struct bench_step_options *o, const s
     const char *slash = strrchr(o->dims, '/');
     str_copy(ret->dims, sizeof ret->dims, slash && slash[1] ? slash + 1 : o->dims);
     for (size_t i = 0; rc == 0 && i < sizeof parts / sizeof *parts; i++)
-        rc = one_part(w, &parts[i], d, o->weights, err);
+        if (is_wanted(o, &parts[i]))
+            rc = one_part(w, &parts[i], d, o->weights, err);
     if (ret->budget && ret->used_bytes > ret->budget)
         ret->within_plan = false;
-    if (rc == 0 && !str_starts(ret->weights, "resident"))
+    if (rc == 0 && ret->weights[0] && !str_starts(ret->weights, "resident"))
         rc = compare(w, d, err);
+    if (rc == 0 && ret->n_rows == 0)
+        rc = err_set(err, ERR_INVALID, "--only: no row of a step is called %s", o->only);
     mem_free(w);
     return rc;
 }

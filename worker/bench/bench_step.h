@@ -24,7 +24,8 @@ struct bench_step_options {
     const char
         *weights; /* auto, resident, staged, streamed: the first mode of that ladder whose plan fits (avatar_mode.h) */
     bool pin;
-    double seconds; /* a row is repeated for about so long; 0: 8 */
+    const char *only; /* rows of that name (the first or second word above) alone; NULL: all */
+    double seconds;   /* a row is repeated for about so long; 0: 8 */
 };
 
 int bench_step_run(struct device *d, const struct bench_step_options *o, const struct bench_peak *peak,
