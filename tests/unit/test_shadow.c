@@ -345,6 +345,69 @@ static void test_wrong(void **state)
     WRONG(attention, attention_full, use_attention, "op_attention (dit/double 3): shadow: [0, 0, 0, 0] is ", "u8 [6, 6]");
 }
 
+/* ---- how much is allowed ---- */
+
+static int euler_100(struct run *r, struct tensor x, struct tensor v0, struct tensor v1, float g, float dt)
+{
+    (void)v0, (void)v1, (void)g, (void)dt;
+    return right_table(r)->fill(r, x, 100);
+}
+
+static int act_100(struct run *r, struct tensor x, enum act act)
+{
+    (void)act;
+    return right_table(r)->fill(r, x, 100);
+}
+
+static int conv_100(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, const struct conv *c)
+{
+    (void)x, (void)w, (void)b, (void)c;
+    return right_table(r)->fill(r, y, 100);
+}
+
+static int norm_100(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, struct tensor mean,
+                    struct tensor var, float eps, enum act act)
+{
+    (void)x, (void)w, (void)b, (void)mean, (void)var, (void)eps, (void)act;
+    return right_table(r)->fill(r, y, 100);
+}
+
+static struct tensor one(struct fixture *f, float v)
+{
+    return run_write(&f->run, &v, DTYPE_F32, 1, SHAPE(1));
+}
+
+/* In the sentence that the run failed with, within what "%.3g" shows. Then forgotten. */
+static void allowed(struct fixture *f, double units)
+{
+    const char *text = strstr(f->run.err.text, "allowed ");
+    assert_non_null(text);
+    assert_true(fabs(strtod(text + 8, NULL) / (units * 0x1p-24) - 1) < 0.006);
+    run_reset(&f->run);
+}
+
+/* Magnitudes worked out by hand: signs gone, activations too, and what is subtracted added. */
+static void test_allowed(void **state)
+{
+    (void)state;
+    struct fixture fixture, *f = &fixture;
+    open_fixture(f, DEVICE_F32, SHADOW_BYTES);
+    f->table.euler = euler_100;
+    f->table.act = act_100;
+    f->table.conv = conv_100;
+    f->table.batch_norm = norm_100;
+    op_euler(&f->run, one(f, 1), one(f, -2), one(f, 3), 5, -0.5f);
+    allowed(f, 4 * (fabs(1 - 0.5 * (-2 + 5 * 5)) + 1 + 0.5 * (2 + 5 * (3 + 2))));
+    op_act(&f->run, one(f, -3), ACT_SILU);
+    allowed(f, 6 * (3 / (1 + exp(3.0)) + 3));
+    struct tensor x = tensor_view(one(f, -3), 4, SHAPE(1, 1, 1, 1)), w = tensor_view(one(f, 2), 5, SHAPE(1, 1, 1, 1, 1));
+    op_conv(&f->run, x, w, TENSOR_NONE, &(struct conv){.act = ACT_SILU});
+    allowed(f, (10 + 1.26) * (6 / (1 + exp(6.0)) + 6));
+    op_batch_norm(&f->run, one(f, 1), one(f, 2), one(f, -3), one(f, 4), one(f, 1), 0, ACT_RELU);
+    allowed(f, 8 * ((1 + 4) * 2 + 3));
+    close_fixture(f);
+}
+
 /* cpu_ref has a say about its own failures. */
 static int gather_any(struct run *r, struct tensor y, struct tensor x, int dim, struct tensor idx)
 {
@@ -376,7 +439,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rows),      cmocka_unit_test(test_right),     cmocka_unit_test(test_hard_data),
         cmocka_unit_test(test_bf16),      cmocka_unit_test(test_too_large), cmocka_unit_test(test_not_of_the_reference),
-        cmocka_unit_test(test_wrong),     cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_wrong),     cmocka_unit_test(test_allowed),   cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
