@@ -201,6 +201,8 @@ bool golden_pipeline_run(struct golden *g, struct golden_pipeline *p)
     int rc = avatar_open(&a, g->device, g->ckpts, p->fp8, &g->err);
 
     if (rc == 0)
+        avatar_set_mode(a, &(struct avatar_mode){g->weights, g->compact, false});
+    if (rc == 0)
         rc = avatar_run(a, &p->q, &hooks, &result, &err);
     avatar_close(a);
     if (rc < 0 && !(p->stop && rc == ERR_CANCEL))

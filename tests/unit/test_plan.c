@@ -109,6 +109,8 @@ static void test_plan_of_the_real_model(void **state)
                 p.stage[AVATAR_DENOISE].flops < 1.1 * 60 * full);
     /* 16 tiles of 256 px, three temporal ones less the cuts: 7.3e13 for 17 latents of a whole one */
     assert_true(p.stage[AVATAR_DECODE].flops > 1.5e15 && p.stage[AVATAR_DECODE].flops < 2.8e15);
+    /* [65, 256, 256, 256] of a tile's last level, the frames of a temporal tile, and some slabs */
+    assert_in_range(p.stage[AVATAR_DECODE].arena_bytes, 65ull * 256 * 256 * 256 * 4, 1.3 * 65 * 256 * 256 * 256 * 4);
     assert_true(p.peak_bytes > p.stage[AVATAR_DENOISE].weight_bytes + p.stage[AVATAR_DENOISE].arena_bytes);
     assert_true(p.flops > 2e17 && p.flops < 1e18);
 }

@@ -247,8 +247,8 @@ static struct video decode_slabs(struct fixture *f, struct tensor z, size_t slab
     return v;
 }
 
-/* Some frames at a time: the same bits, on any number of frames, with slabs that do not divide it; the upsampled tensors alone
- * (a threshold between theirs and the others'), or everything. */
+/* Some frames at a time: the same bits, on any number of frames, with slabs that do not divide it; everything, or (a
+ * threshold between their sizes) the larger tensors alone. */
 static void check_slabs(struct fixture *f, int64_t t, int64_t h, int64_t w, size_t slab)
 {
     struct run *r = &f->run;

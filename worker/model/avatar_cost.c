@@ -6,6 +6,7 @@
 #define COST_LONG 385
 #define COST_LONGEST 2000
 #define COST_STEPS 10
+#define COST_CACHED 30 /* steps of which some are cached: then every window keeps what they need */
 #define COST_SIDE 256
 
 static const int sizes[] = {64, 128, 256, 384, 512, 704, 1024};
@@ -26,22 +27,24 @@ static int plan(struct avatar *a, const struct avatar_mode *mode, int size, int6
 
 static int cost_row(struct avatar *a, const struct avatar_mode *mode, int size, struct cost_row *ret, struct err *err)
 {
-    struct avatar_plan one, more;
+    struct avatar_plan one, more, most;
     int rc = plan(a, mode, size, COST_SHORT, COST_STEPS, &one, err);
     if (rc == 0)
         rc = plan(a, mode, size, COST_LONG, COST_STEPS, &more, err);
+    if (rc == 0)
+        rc = plan(a, mode, size, COST_LONGEST, COST_CACHED, &most, err);
     if (rc < 0)
         return rc;
     const double frames = COST_LONG - COST_SHORT;
     double once = work_of(&one, AVATAR_CONDITION) + work_of(&one, AVATAR_DECODE);
     double once_more = work_of(&more, AVATAR_CONDITION) + work_of(&more, AVATAR_DECODE);
-    double bytes = (double)more.peak_bytes - (double)one.peak_bytes;
+    double bytes = (double)most.peak_bytes - (double)one.peak_bytes;
     *ret = (struct cost_row){.pixels = (double)size * size,
                              .step = work_of(&one, AVATAR_DENOISE) / COST_STEPS,
                              .once = once,
                              .once_frame = once_more > once ? (once_more - once) / frames : 0,
                              .bytes = (double)one.peak_bytes,
-                             .bytes_frame = bytes > 0 ? bytes / frames : 0};
+                             .bytes_frame = bytes > 0 ? bytes / (COST_LONGEST - COST_SHORT) : 0};
     return 0;
 }
 

@@ -223,11 +223,13 @@ static struct tensor vae_slab_new_like(struct run *r, struct tensor t)
 
 static struct tensor vae_slab_shortcut(struct run *r, const struct vae_resnet *w, struct tensor x)
 {
-    return op_linear(r, x, tensor_view(w->short_w, 2, SHAPE(w->short_w.shape[0], w->short_w.shape[1])), w->short_b, ACT_NONE);
+    const int64_t *shape = w->short_w.shape; /* 1x1x1: a linear layer over the channels */
+
+    return op_linear(r, x, tensor_view(w->short_w, 2, SHAPE(shape[0], shape[1])), w->short_b, ACT_NONE);
 }
 
-/* h = conv1(silu(norm1(x))), or its statistics alone; y = shortcut(x) where y is not needed for h. A slab of x is read before
- * y and h, which may lie there, are written. */
+/* h = conv1(silu(norm1(x))), or its statistics alone; y = shortcut(x) where y is not needed for h. A slab of x is read
+ * before y and h, which may lie there, are written. */
 static void vae_slab_pass_one(struct run *r, struct vae_slab_job *j, bool has_shortcut)
 {
     int64_t slabs = vae_slab_count(&j->x);
