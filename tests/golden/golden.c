@@ -105,6 +105,30 @@ struct ckpt *golden_other(struct golden *g, const char *relative_stem)
     return c;
 }
 
+int golden_pool(struct golden *g, struct ckpt *c, golden_bind_fn *bind, const void *arg)
+{
+    struct ckpt_place *place = ckpt_place(c);
+    struct pool *shapes = NULL;
+    const bool is_streamed = g->weights == AVATAR_STREAMED;
+    if (g->weights == AVATAR_RESIDENT)
+        return 0;
+    int rc = pool_new(&shapes, NULL, 0, false, &g->err);
+    *place = (struct ckpt_place){.pool = shapes, .is_streamed = is_streamed};
+    if (rc == 0)
+        bind(g, c, arg);
+    if (rc == 0)
+        rc = pool_new(&g->pool, g->device, place->bytes, true, &g->err);
+    *place = (struct ckpt_place){.pool = g->pool, .is_streamed = is_streamed};
+    pool_free(shapes);
+    return g->err.code < 0 ? g->err.code : rc;
+}
+
+void golden_pool_free(struct golden *g)
+{
+    pool_free(g->pool);
+    g->pool = NULL;
+}
+
 /* ---- bounds ------------------------------------------------------------------------------------------ */
 
 void golden_bound(struct golden *g, double atol, double rtol)

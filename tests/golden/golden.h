@@ -19,6 +19,8 @@
 #include "common/json.h"
 #include "kernels/device.h"
 #include "kernels/run.h"
+#include "kernels/pool.h"
+#include "worker/model/avatar_mode.h"
 #include "worker/model/ckpt.h"
 
 struct golden {
@@ -31,6 +33,8 @@ struct golden {
     struct ckpt *file;  /* the case's safetensors */
     struct err err;     /* set it (err_set) for failures outside ops */
     bool compact;       /* networks open in their compact mode */
+    enum avatar_weights weights; /* where theirs go */
+    struct pool *pool;           /* of golden_pool */
     /* private to golden.c: */
     struct golden_report *report;
 };
@@ -58,6 +62,12 @@ void golden_check_exact(struct golden *g, const char *name, const int64_t *value
 void golden_fail(struct golden *g, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Records a check that has no tensor of its own (text in the twin): error as a share of its bound, <= 1 passes. */
 void golden_note(struct golden *g, const char *what, double share);
+
+/* Where c's weights go when it is bound to the device, if --weights says so: into a pool of the size that bind comes to, which opens
+ * the network on c without a device and closes it. Freed before c. */
+typedef void golden_bind_fn(struct golden *g, struct ckpt *c, const void *arg);
+int golden_pool(struct golden *g, struct ckpt *c, golden_bind_fn *bind, const void *arg);
+void golden_pool_free(struct golden *g);
 
 /* Bounds for the checks that follow, in place of the twin's. Where the twin's tolerance is a sentence golden_check takes
  * the number of the phrase that names the tensor, or of the first phrase; cases whose sentence says more set it here. */

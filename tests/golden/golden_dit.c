@@ -31,15 +31,25 @@ static int open_ckpt(struct golden *g, bool fp8, struct ckpt **ret)
 
 typedef void net_fn(struct golden *g, const struct dit *d);
 
+static void bind_net(struct golden *g, struct ckpt *c, const void *arg)
+{
+    struct dit *d = NULL;
+    (void)arg;
+    dit_open(&d, c, NULL, &g->err);
+    dit_close(d);
+}
+
 static void with_net(struct golden *g, bool fp8, net_fn *fn)
 {
     struct net n = {0};
-    if (open_ckpt(g, fp8, &n.ckpt) == 0 && dit_open(&n.dit, n.ckpt, g->device, &g->err) == 0) {
+    if (open_ckpt(g, fp8, &n.ckpt) == 0 && golden_pool(g, n.ckpt, bind_net, NULL) == 0 &&
+        dit_open(&n.dit, n.ckpt, g->device, &g->err) == 0) {
         dit_set_compact(n.dit, g->compact);
         fn(g, n.dit);
     }
     device_forget(g->device, NULL, SIZE_MAX);
     dit_close(n.dit);
+    golden_pool_free(g);
     ckpt_close(n.ckpt);
 }
 
@@ -596,6 +606,7 @@ static void set_grid(struct golden *g, struct dit_scene *scene, struct dit_share
 static void fn_cached(struct golden *g, const struct dit *d)
 {
     struct run *r = g->run;
+    pool_take(r, d->pool, d->place.prepare);
     struct tensor out = new_like(g, "out.x"), pooled = dit_cond_embed(r, &d->vector, golden_in(g, "in.txt2")), v[2];
     const int64_t T = out.shape[2], h = out.shape[3], w = out.shape[4], P = (h / 2) * (w / 2), N = (T + 1) * P;
     const float t[2] = {host_f32(g, "in.t", 0), host_f32(g, "in.t", 1)};

@@ -151,6 +151,13 @@ struct text_model {
     struct llava *llava;
 };
 
+static void bind_llava(struct golden *g, struct ckpt *c, const void *arg)
+{
+    struct llava *l = NULL;
+    llava_open(&l, arg, c, NULL, &g->err);
+    llava_close(l);
+}
+
 static bool llava_begin(struct golden *g, struct text_model *m)
 {
     char dir[2048], path[2200];
@@ -158,12 +165,14 @@ static bool llava_begin(struct golden *g, struct text_model *m)
     str_path(dir, sizeof dir, g->ckpts, "llava_llama_image");
     str_path(path, sizeof path, dir, "config.json");
     return llava_config_read(&m->config, path, &g->err) == 0 && ckpt_open(&m->ckpt, dir, &g->err) == 0 &&
+           golden_pool(g, m->ckpt, bind_llava, &m->config) == 0 &&
            llava_open(&m->llava, &m->config, m->ckpt, g->device, &g->err) == 0;
 }
 
-static void llava_end(struct text_model *m)
+static void llava_end(struct golden *g, struct text_model *m)
 {
     llava_close(m->llava);
+    golden_pool_free(g);
     ckpt_close(m->ckpt);
 }
 
@@ -197,7 +206,7 @@ static void case_vision(struct golden *g)
         golden_check(g, "out.vision", vision);
         golden_check(g, "out.projected", projected);
     }
-    llava_end(&m);
+    llava_end(g, &m);
 }
 
 struct hidden_tap {
@@ -278,7 +287,7 @@ static void case_llava(struct golden *g)
     struct text_model m;
     if (llava_begin(g, &m))
         encode(g, &m);
-    llava_end(&m);
+    llava_end(g, &m);
 }
 
 /* ---- CLIP ---- */

@@ -1,6 +1,6 @@
 /* golden -- runs golden cases and compares.
  *
- *     golden [--table cpu_ref|cpu|cuda] [--ranks N [--split T,P,W] [--carrier NAME]] [--compact] [--shadow] [--case GLOB]
+ *     golden [--table cpu_ref|cpu|cuda] [--ranks N [--split T,P,W] [--carrier NAME]] [--compact] [--shadow] [--weights W] [--case GLOB]
  *            [--verbose] DIR...
  *
  * --ranks runs the cases whose work ranks share (dit.forward, dit.cached, sampler.loop, vae.decode, pipeline): once alone, then on N
@@ -15,6 +15,9 @@
  * over that of what is stored, must be F at most; it is what is printed, as a share of F.
  *
  * --compact: transformer and VAE in the mode that takes less memory. The bounds are the same.
+ *
+ * --weights staged|streamed: weights come and go (worker/model/avatar_mode.h), for the kinds that run as a job runs: dit.forward,
+ * dit.cached, llava, pipeline. The bounds are the same.
  *
  * A case is a JSON file with a `kind`; GLOB is matched against "folder/stem" and against the kind. Exit
  * status: 0 all passed (or skipped: no such device), 1 failures, 2 wrong use.
@@ -59,6 +62,7 @@ struct options {
     struct comm_degrees split; /* tokens 0: every way */
     enum device_precision precision;
     double rms; /* 0: the cases' own bounds */
+    enum avatar_weights weights;
 };
 
 struct totals {
@@ -333,6 +337,13 @@ static void one_shared(const struct options *o, struct golden *g, const struct g
     mem_free(kept);
 }
 
+/* Do cases of that kind take their weights as a job does? Others look at single layers. */
+static bool streams(const char *kind)
+{
+    return str_starts(kind, "dit.forward") || strcmp(kind, "dit.cached") == 0 || str_starts(kind, "llava.") ||
+           strcmp(kind, "pipeline") == 0;
+}
+
 static void one(const struct options *o, struct device **devices, const char *path, json_t *twin,
                 struct totals *t)
 {
@@ -347,6 +358,8 @@ static void one(const struct options *o, struct device **devices, const char *pa
     const struct golden_kind *kind = find_kind(text);
     if (o->ranks && kind && !kind->shares)
         return;
+    if (o->weights != AVATAR_RESIDENT && !streams(text))
+        return;
     if (!devices[0]) {
         t->skipped++;
         return;
@@ -354,7 +367,8 @@ static void one(const struct options *o, struct device **devices, const char *pa
     find_ckpts(dir, twin, ckpts, sizeof ckpts);
     struct golden_report report = {.verbose = o->verbose, .rms = o->rms};
     struct golden g = {
-        .dir = dir, .name = name, .twin = twin, .ckpts = ckpts, .device = devices[0], .report = &report, .compact = o->compact};
+        .dir = dir, .name = name, .twin = twin, .ckpts = ckpts, .device = devices[0], .report = &report, .compact = o->compact,
+        .weights = o->weights};
     if (!kind)
         golden_fail(&g, "kind %s is not known", text);
     else if (o->ranks) {
@@ -450,6 +464,15 @@ static bool take_split(struct options *o, const char *text)
            d->windows > 0;
 }
 
+static bool take_weights(struct options *o, const char *text)
+{
+    struct avatar_mode modes[AVATAR_MODES];
+    struct err err = {0};
+    const bool ok = strcmp(text, "auto") != 0 && avatar_mode_ladder(text, false, false, modes, &err) > 0;
+    o->weights = ok ? modes[0].weights : AVATAR_RESIDENT;
+    return ok;
+}
+
 static bool take_option(struct options *o, const char *name, const char *value)
 {
     int64_t n = 0;
@@ -464,6 +487,8 @@ static bool take_option(struct options *o, const char *name, const char *value)
         return true;
     else if (strcmp(name, "--precision") == 0 && device_precision_parse(value, "", &o->precision, &err) == 0)
         return true;
+    else if (strcmp(name, "--weights") == 0)
+        return take_weights(o, value);
     else if (strcmp(name, "--split") == 0)
         return take_split(o, value);
     else if (strcmp(name, "--ranks") == 0 && str_parse_i64(value, 1, COMM_MAX, &n) == 0)
@@ -503,7 +528,7 @@ int main(int argc, char **argv)
         rc = run_all(&o, &l);
     } else {
         fprintf(stderr, "use: golden [--table cpu_ref|cpu|cuda] [--ranks N [--split T,P,W] [--carrier NAME]] [--compact] "
-                        "[--shadow] [--precision P] [--rms F] [--case GLOB] [--verbose] DIR...\n");
+                        "[--weights W] [--shadow] [--precision P] [--rms F] [--case GLOB] [--verbose] DIR...\n");
     }
     for (int k = 0; k < l.n; k++)
         mem_free(l.path[k]);
