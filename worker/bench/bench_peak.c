@@ -38,14 +38,17 @@ static const struct {
     {{"RTX 5090"}, 104.8, 209.5, 419, 1792, "NVIDIA's white paper: RTX 5090"},
 };
 
-/* word in name, not going on with a letter or a digit: "A10" is not in "A100". */
+static bool is_part(char c)
+{
+    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
+}
+
+/* word in name, whole: "A10" is not in "A100" and "H200" not in "GH200". */
 static bool has_word(const char *name, const char *word)
 {
-    for (const char *p = name; (p = strstr(p, word)); p++) {
-        char next = p[strlen(word)];
-        if (!next || next == ' ' || next == '-')
+    for (const char *p = name; (p = strstr(p, word)); p++)
+        if (!is_part(p[strlen(word)]) && (p == name || !is_part(p[-1])))
             return true;
-    }
     return false;
 }
 
