@@ -44,7 +44,7 @@ struct shadow {
 int shadow_open(struct shadow **ret, struct device *d, size_t max_bytes, struct err *err)
 {
     if (strcmp(d->kind, "cpu_ref") == 0)
-        return err_set(err, ERR_INVALID, "shadow: cpu_ref is what others are compared with; use it with --device cpu or cuda");
+        return err_set(err, ERR_INVALID, "shadow: cpu_ref is what others are compared with: use --device cpu or cuda");
     struct shadow *s = mem_zalloc(sizeof(*s));
     int rc = s ? device_open(&s->reference, "cpu_ref", NULL, err) : err_set(err, ERR_NOMEM, "shadow: no memory");
     if (rc == 0)
@@ -363,7 +363,7 @@ void shadow_begin(struct shadow *s, struct run *r, enum tolerance_op op, const s
     r->unrepeatable = true; /* a recording would not be compared */
     s->r = r;
     s->op = op;
-    s->by = &tolerances[op];
+    s->by = &tolerance_of[op];
     s->args = args;
     s->call = CALL_DEVICE;
     s->rc = copy_all(s);

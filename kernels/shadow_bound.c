@@ -25,9 +25,9 @@ static double largest(struct tensor t, double plus, double none)
 
 /* ---- sums of products ---- */
 
-/* A rounding is anywhere within +-2^-24 of the partial sum it is of: 0.42 on average of squares. When one term is larger than all
- * others and comes first, every partial sum is as large as the result: 0.42 sqrt(terms) in one sum, six times as much among
- * many. The result and its magnitude are both in the yardstick, so half of that is needed. */
+/* A rounding is anywhere within +-2^-24 of the partial sum it is of: 0.42 of that as a root mean square. When one term is
+ * larger than all others and comes first, every partial sum is as large as the result: 0.42 sqrt(terms) in one sum, six
+ * times as much among many. The result and its magnitude are both in the yardstick, so half of that is needed. */
 static double units_of_sum(int64_t terms)
 {
     return 6 * 0.42 / 2 * sqrt((double)terms);
@@ -35,7 +35,7 @@ static double units_of_sum(int64_t terms)
 
 struct shadow_bound shadow_bound(enum tolerance_op op, const struct tensor *t, const struct device *d)
 {
-    const struct tolerance *by = &tolerances[op];
+    const struct tolerance *by = &tolerance_of[op];
     bool is_linear = op == TOLERANCE_linear || op == TOLERANCE_linear_add;
     bool is_sum = is_linear || op == TOLERANCE_conv; /* t[1] by the weight t[2] */
     int64_t terms = is_sum && t[2].shape[0] > 0 ? tensor_count(t[2]) / t[2].shape[0] : 0;
@@ -69,15 +69,16 @@ static double longest(struct tensor k, int64_t batch, int64_t head)
 }
 
 /* Scores are at most scale |q| |k| (Cauchy and Schwarz), and a score's rounding, of its sum and then of its distance to the
- * largest, moves its weight by as much of itself. Tokens that are alike (padding, silence) make equal addends, whose roundings
- * all go one way: half a unit a key at worst.
- * In bf16 q and k are off by 2^-8 each in every term: at random their sum is off by 5 / sqrt(terms) of the worst (six deviations),
- * never by more than the worst; weights and v are rounded once more. In e4m3 2^-4 in place of 2^-8. */
-static void attention_rows(const struct tensor *t, const struct attn *a, const struct device *d, struct shadow_bound same,
-                           struct shadow_bound *rows)
+ * largest, moves its weight by as much of itself. Tokens that are alike (padding, silence) make equal addends, whose
+ * roundings all go one way: half a unit a key at worst.
+ * In bf16 q and k are off by 2^-8 each in every term: at random their sum is off by 5 / sqrt(terms) of the worst (six
+ * deviations), never by more than the worst; weights and v are rounded once more. In e4m3 2^-4 in place of 2^-8. */
+static void attention_rows(const struct tensor *t, const struct attn *a, const struct device *d,
+                           struct shadow_bound same, struct shadow_bound *rows)
 {
     struct tensor q = t[1], k = t[2];
     int64_t heads = q.shape[2], width = q.shape[3];
+    double step = d->precision == DEVICE_FP8 ? 0x1p-4 : 0x1p-8;
     for (int64_t b = 0; b < q.shape[0]; b++) {
         for (int64_t h = 0; h < heads; h++) {
             double key = longest(k, b, h / (heads / k.shape[2]));
@@ -87,7 +88,7 @@ static void attention_rows(const struct tensor *t, const struct attn *a, const s
                 *row = same;
                 row->units += 2 * units_of_sum(width) * score + (double)k.shape[1] / 2;
                 if (d->precision != DEVICE_F32 && !d->is_host)
-                    row->rounded = (d->precision == DEVICE_FP8 ? 0x1p-4 : 0x1p-8) * (3 + 2 * fmin(2, 5 / sqrt((double)width)) * score);
+                    row->rounded = step * (3 + 2 * fmin(2, 5 / sqrt((double)width)) * score);
             }
         }
     }

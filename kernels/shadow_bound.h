@@ -1,5 +1,5 @@
-/* shadow_bound.h -- the part of a bound that follows the data: shadow.c's own. tests/checkop makes data for which the plain units
- * of tolerance.h hold; real activations have outliers, means far from 0 and large scores. */
+/* shadow_bound.h -- the part of a bound that follows the data: shadow.c's own. tests/checkop makes data for which the plain
+ * units of tolerance.h hold; real activations have outliers, means far from 0 and large scores. */
 #ifndef KERNELS_SHADOW_BOUND_H
 #define KERNELS_SHADOW_BOUND_H
 
@@ -15,7 +15,7 @@ struct shadow_bound {
 
 /* The same for every row of the op. t: its tensors by argument, on the host; where is the device's. */
 struct shadow_bound shadow_bound(enum tolerance_op op, const struct tensor *t, const struct device *d);
-/* rows[0 .. rows of the result): for ops whose rows differ; arg is the attention's. False: they do not. */
+/* rows[0 .. rows of the result): for ops whose rows differ. False: they do not. */
 bool shadow_bound_rows(enum tolerance_op op, const struct tensor *t, const struct shadow_arg *args, const struct device *d,
                        struct shadow_bound same, struct shadow_bound *rows);
 

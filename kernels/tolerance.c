@@ -1,19 +1,19 @@
 /* tolerance.c -- the rows, and why their units are what they are.
  *
- * linear, linear_add, conv: a dot product in f32 is off by a few roundings of the sum of magnitudes, growing like the root of its
- * length; 10 holds for 2560 terms with at least 8 partial sums, with room for bias, gate and the activation's own two.
+ * linear, linear_add, conv: a dot product in f32 is off by a few roundings of the sum of magnitudes, growing like the root of
+ * its length; 10 holds for 2560 terms with at least 8 partial sums, with room for bias, gate and the activation's own two.
  *
- * attention: a weight e^score is off by the score's own error. For scores up to 8, of sums of up to 1024 terms, that is 8 * sqrt(8)
- * roundings at most, twice (numerator and sum of the weights).
+ * attention: a weight e^score is off by the score's own error. For scores up to 8, of sums of up to 1024 terms, that is
+ * 8 * sqrt(8) roundings at most, twice (numerator and sum of the weights).
  *
- * Norms: sums are in double; what remains are the roundings of mean, 1/root and four operations. They are of the largest value
- * of a row because x - mean is off by a rounding of x, not of the difference.
+ * Norms: sums are in double; what remains are the roundings of mean, 1/root and four operations. They are of the largest
+ * value of a row because x - mean is off by a rounding of x, not of the difference.
  *
  * act, act_mul: kernels/cpu/isa_math.h, in units of |x|. The other element-wise ones: two or three roundings each.
  */
 #include "kernels/tolerance.h"
 
-const struct tolerance tolerances[TOLERANCE_OPS] = {
+const struct tolerance tolerance_of[TOLERANCE_OPS] = {
 #define X(member, args, units, flags) {#member, args, units, flags},
     TOLERANCE_MAP(X)
 #undef X

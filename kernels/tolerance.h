@@ -6,8 +6,9 @@
  *
  * magnitude: what the op gives for the absolute values of its inputs and no activation, the sum that rounding errors are
  * proportional to. peak: the largest value of the result, for what is divided by a root mean square. room: what a precision
- * rounds away beforehand. Units are for numbers as tests/checkop makes them (shadow_bound.h adds what others need), counted from the roundings of f32 (kernels/README.md, "What a tolerance is"); 0 is bit for
- * bit. Where the reasons are longer than a word they stand in tolerance.c.
+ * rounds away beforehand. Units are counted from the roundings of f32 (kernels/README.md, "What a tolerance is") for numbers
+ * as tests/checkop makes them (shadow_bound.h adds what others need); 0 is bit for bit. Where the reasons are longer than a
+ * word they stand in tolerance.c.
  *
  * An op's arguments, as table.h has them, a letter each, say what they are when the magnitude is wanted:
  *
@@ -91,7 +92,7 @@ struct tolerance {
     unsigned flags;
 };
 
-extern const struct tolerance tolerances[TOLERANCE_OPS];
+extern const struct tolerance tolerance_of[TOLERANCE_OPS];
 
 /* What a precision adds: of the magnitude, and of what the op gives when every input is its tensor's largest. */
 struct tolerance_room {

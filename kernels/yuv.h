@@ -1,8 +1,8 @@
 /* yuv.h -- BT.709 in integers: what op_to_yuv420 computes on every device, bit for bit the same.
  *
  * r, g, b: fixed-point 0 .. YUV_ONE of a pixel (luma), or their sums over 2 x 2 pixels (chroma). Coefficients are the
- * standard's (0.2126, 0.7152, 0.0722; 1.8556, 1.5748) times the code range (219 and 224), rounded such that black, white and all
- * greys come out exact; what is left is below 0.01 of a code value. Nothing leaves 31 bits.
+ * standard's (0.2126, 0.7152, 0.0722; 1.8556, 1.5748) times the code range (219 and 224), rounded such that black, white and
+ * all greys come out exact; what is left is below 0.01 of a code value. Nothing leaves 31 bits.
  * Source: Rec. ITU-R BT.709-6, items 3 and 4.
  */
 #ifndef KERNELS_YUV_H

@@ -72,8 +72,8 @@ int ISA_FN(to_yuv420)(struct run *r, struct tensor y, struct tensor x)
     for (int64_t i = 0; i < x.shape[0] * h; i++) {
         int64_t t = i / h, row = i % h;
         uint8_t *luma = (uint8_t *)y.data + t * y.stride[0], *u = luma + 2 * h * w, *v = u + h * (w / 2);
-        yuv_rows(luma + 2 * row * w, u + row * (w / 2), v + row * (w / 2), ref_at4(x, t, 2 * row, 0, 0), x.stride[2], x.stride[1],
-                 w);
+        yuv_rows(luma + 2 * row * w, u + row * (w / 2), v + row * (w / 2), ref_at4(x, t, 2 * row, 0, 0), x.stride[2],
+                 x.stride[1], w);
     }
     return 0;
 }

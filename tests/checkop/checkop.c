@@ -324,8 +324,8 @@ struct results {
 };
 
 /* NULL, or what is wrong, in text. worst: largest error in units of the bound. */
-static const char *compare(const struct check *c, struct tolerance_room room, const struct results *v, int64_t n, double *worst,
-                           char text[160])
+static const char *compare(const struct check *c, struct tolerance_room room, const struct results *v, int64_t n,
+                           double *worst, char text[160])
 {
     double peak = 0;
     for (int64_t i = 0; c->by->flags & TOLERANCE_PEAK && i < n; i++)

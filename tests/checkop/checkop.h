@@ -11,9 +11,9 @@
  * SHAPE(d[1])); return op_rms_norm(&s->run, x, w, 1e-6f);
  *     }
  *
- * What is checked: each element within the bound of kernels/tolerance.h (the magnitude, and what the op gives when every input is
- * its tensor's largest, are calls of the same function with other inputs); NaN nowhere; inputs unchanged; the bytes around inputs
- * and the result unchanged; the same bits a second time and with one thread.
+ * What is checked: each element within the bound of kernels/tolerance.h (the magnitude, and what the op gives when every
+ * input is its tensor's largest, are calls of the same function with other inputs); NaN nowhere; inputs unchanged; the bytes
+ * around inputs and the result unchanged; the same bits a second time and with one thread.
  *
  * A device that is not the host gets its inputs by the device's own ways (write, upload) and is looked at by read alone.
  * What its table does not hold yet (ERR_UNSUPPORTED) counts as skipped.
@@ -86,7 +86,7 @@ struct check {
     bool normal_only; /* the op's bound is for well-scaled inputs */
 };
 
-#define CHECK_BY(member) .by = &tolerances[TOLERANCE_##member]
+#define CHECK_BY(member) .by = &tolerance_of[TOLERANCE_##member]
 #define CHECK_CASES(list) .cases = (list), .n_cases = (int)(sizeof(list) / sizeof(list)[0])
 
 /* Lists end with op NULL. */

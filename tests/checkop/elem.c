@@ -141,7 +141,8 @@ static struct tensor to_u8(struct side *s, const int64_t *d)
 }
 
 /* frames, height, width, padding of rows */
-static const int64_t yuv_cases[][CASE_NUMBERS] = {{1, 2, 2}, {2, 6, 10}, {0, 4, 4}, {3, 62, 34, 6}, {1, 96, 128, 2}, {16, 128, 128}};
+static const int64_t yuv_cases[][CASE_NUMBERS] = {{1, 2, 2},        {2, 6, 10},      {0, 4, 4},
+                                                  {3, 62, 34, 6},   {1, 96, 128, 2}, {16, 128, 128}};
 
 static struct tensor to_yuv420(struct side *s, const int64_t *d)
 {

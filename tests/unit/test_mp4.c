@@ -452,7 +452,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_with_sound), cmocka_unit_test(test_mute),      cmocka_unit_test(test_faststart),
-        cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_same_bytes_in_used_memory), cmocka_unit_test(test_rates),     cmocka_unit_test(test_lengths),
+        cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_same_bytes_in_used_memory),
+        cmocka_unit_test(test_rates),      cmocka_unit_test(test_lengths),
         cmocka_unit_test(test_misuse),     cmocka_unit_test(test_no_place),  cmocka_unit_test(test_full),
         cmocka_unit_test(test_dev_full),   cmocka_unit_test(test_no_memory),
     };

@@ -1,5 +1,5 @@
-/* test_shadow.c -- a device that computes right is left in peace, with views, in-place ops and data that are hard on a bound; one
- * whose table has a mistake is stopped at the op that made it. */
+/* test_shadow.c -- a device that computes right is left in peace, with views, in-place ops and data that are hard on a
+ * bound; one whose table has a mistake is stopped at the op that made it. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -63,9 +63,9 @@ static void test_rows(void **state)
     (void)state;
     int n = 0;
 #define X(member, ...)                                                                                               \
-    assert_string_equal(tolerances[TOLERANCE_##member].op, #member);                                                 \
-    assert_int_equal(strlen(tolerances[TOLERANCE_##member].args), count(#__VA_ARGS__));                              \
-    assert_true(strspn(tolerances[TOLERANCE_##member].args, "yx|-=02") == strlen(tolerances[TOLERANCE_##member].args)); \
+    assert_string_equal(tolerance_of[TOLERANCE_##member].op, #member);                                                 \
+    assert_int_equal(strlen(tolerance_of[TOLERANCE_##member].args), count(#__VA_ARGS__));                              \
+    assert_true(strspn(tolerance_of[TOLERANCE_##member].args, "yx|-=02") == strlen(tolerance_of[TOLERANCE_##member].args)); \
     n++;
     OP_TABLE(X)
 #undef X
@@ -105,7 +105,8 @@ static void right_new(struct fixture *f)
     op_group_norm(r, frames, w, b, 2, 1e-6f, ACT_SILU);
     op_group_stats(r, frames, 2);
     op_batch_norm(r, frames, w, b, RANDOM(4), op_copy(r, tensor_view(op_to_u8(r, w), 1, SHAPE(4)), DTYPE_F32), 1, ACT_RELU);
-    op_conv(r, frames, RANDOM(5, 4, 2, 3, 3), TENSOR_NONE, &(struct conv){.act = ACT_SILU, .replicate = true, .pad_after = {0, 1, 1}});
+    op_conv(r, frames, RANDOM(5, 4, 2, 3, 3), TENSOR_NONE,
+            &(struct conv){.act = ACT_SILU, .replicate = true, .pad_after = {0, 1, 1}});
     op_max_pool(r, frames, 3, 2, 1, true);
     op_upsample(r, frames, 2, 1, 2, true);
     op_to_yuv420(r, tensor_slice(frames, 3, 1, 3));
@@ -242,7 +243,8 @@ static int linear_beside(struct run *r, struct tensor y, struct tensor x, struct
     return rc;
 }
 
-static int linear_without_bias(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, enum act act)
+static int linear_without_bias(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b,
+                               enum act act)
 {
     (void)b;
     return right_table(r)->linear(r, y, x, w, TENSOR_NONE, act);
@@ -255,8 +257,8 @@ static int to_u8_one_more(struct run *r, struct tensor y, struct tensor x)
     return rc;
 }
 
-static int rope_table_sin(struct run *r, struct tensor cos, struct tensor sin, int64_t n, int64_t h, int64_t w, const int *dims,
-                          float theta, int64_t t_first)
+static int rope_table_sin(struct run *r, struct tensor cos, struct tensor sin, int64_t n, int64_t h, int64_t w,
+                          const int *dims, float theta, int64_t t_first)
 {
     int rc = right_table(r)->rope_table(r, cos, sin, n, h, w, dims, theta, t_first);
     ((float *)sin.data)[1] = nextafterf(((float *)sin.data)[1], 2);
@@ -334,11 +336,12 @@ static void wrong(struct fixture *f, void (*use)(struct fixture *f), const char 
 static void test_wrong(void **state)
 {
     (void)state;
-    WRONG(add, add_off, use_add, "op_add (dit/double 3): shadow: [2, 5] is ", "on cpu (f32)", "on cpu_ref", "off by ", "allowed ",
-          "f32 [4, 9], f32 [9]");
+    WRONG(add, add_off, use_add, "op_add (dit/double 3): shadow: [2, 5] is ", "on cpu (f32)", "on cpu_ref", "off by ",
+          "allowed ", "f32 [4, 9], f32 [9]");
     WRONG(add, add_nan, use_add, "op_add (dit/double 3): shadow: [0, 0] is nan on cpu");
     WRONG(scale, scale_packed, use_scale, "op_scale (dit/double 3): shadow: [3, 0] is ", "f32 [4, 9]");
-    WRONG(linear, linear_beside, use_linear, "op_linear_into (dit/double 3): shadow: wrote beside its result on cpu, 36 bytes");
+    WRONG(linear, linear_beside, use_linear,
+          "op_linear_into (dit/double 3): shadow: wrote beside its result on cpu, 36 bytes");
     WRONG(linear, linear_without_bias, use_linear, "op_linear_into (dit/double 3): shadow: [0, 0] is ");
     WRONG(to_u8, to_u8_one_more, use_to_u8, "op_to_u8 (dit/double 3): shadow: [0, 3] is ", "allowed 0;");
     WRONG(rope_table, rope_table_sin, use_rope_table, "op_rope_table (dit/double 3): shadow: [0, 1] is ");
