@@ -1,7 +1,7 @@
 /* tolerance.c -- the rows, and why their units are what they are.
  *
- * linear, linear_add, conv: a dot product in f32 is off by a few roundings of the sum of magnitudes, growing like the root of
- * its length; 10 holds for 2560 terms with at least 8 partial sums, with room for bias, gate and the activation's own two.
+ * linear, linear_add, conv: a dot product in f32 is off by a few roundings of the sum of magnitudes, growing like the root
+ * of its length; 10 holds for 2560 terms with at least 8 partial sums, with room for bias, gate and the activation's own two.
  *
  * attention: a weight e^score is off by the score's own error. For scores up to 8, of sums of up to 1024 terms, that is
  * 8 * sqrt(8) roundings at most, twice (numerator and sum of the weights).

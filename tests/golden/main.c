@@ -498,6 +498,17 @@ static bool take_option(struct options *o, const char *name, const char *value)
     return true;
 }
 
+static bool take_flag(struct options *o, const char *name)
+{
+    bool *flag = strcmp(name, "--verbose") == 0   ? &o->verbose
+                 : strcmp(name, "--compact") == 0 ? &o->compact
+                 : strcmp(name, "--shadow") == 0  ? &o->shadow
+                                                  : NULL;
+    if (flag)
+        *flag = true;
+    return flag;
+}
+
 int main(int argc, char **argv)
 {
     threads_settle(argv);
@@ -505,13 +516,9 @@ int main(int argc, char **argv)
     struct list l = {0};
     int rc = 2, i = 1;
     for (; i < argc && str_starts(argv[i], "--"); i++) {
-        if (strcmp(argv[i], "--verbose") == 0)
-            o.verbose = true;
-        else if (strcmp(argv[i], "--compact") == 0)
-            o.compact = true;
-        else if (strcmp(argv[i], "--shadow") == 0)
-            o.shadow = true;
-        else if (i + 1 < argc && take_option(&o, argv[i], argv[i + 1]))
+        if (take_flag(&o, argv[i]))
+            continue;
+        if (i + 1 < argc && take_option(&o, argv[i], argv[i + 1]))
             i++;
         else
             break;
