@@ -1,8 +1,8 @@
 /* conv.cu -- convolution over channels-last pictures: cuDNN where it is allowed (lib_dnn.h), and plain kernels for every
  * card. The usual one is a product of patches and kernels by linear_tile.h, whose patches are never stored: k runs over
  * (16 channels, tap, channel), so that a block reads 64 bytes a pixel and meets the same pixels again at the next tap, and
- * the checkpoint's order of the weights [Co, C, taps] in the cache. Few output channels a group (depthwise, to RGB) have a
- * thread an output.
+ * the checkpoint's order of the weights [Co, C, taps] in the cache. Few output channels of many (to RGB) have a warp some
+ * pixels, few a group (depthwise) a thread an output.
  */
 #include "kernels/cuda/lib_dnn.h"
 #include "kernels/cuda/linear_tile.h"
@@ -30,15 +30,15 @@ struct conv_shape {
     /* Output pixel i: where its patch begins (before padding: may be negative). */
     __device__ __forceinline__ void origin(int64_t i, int ret[3]) const
     {
-        int64_t row = i / y.shape[2];
+        int64_t row = cuda_div(i, y.shape[2]), t = cuda_div(row, y.shape[1]);
         ret[2] = (int)(i - row * y.shape[2]) * stride[2] - pad[2];
-        ret[1] = (int)(row % y.shape[1]) * stride[1] - pad[1];
-        ret[0] = (int)(row / y.shape[1]) * stride[0] - pad[0];
+        ret[1] = (int)(row - t * y.shape[1]) * stride[1] - pad[1];
+        ret[0] = (int)t * stride[0] - pad[0];
     }
     __device__ __forceinline__ float *out(int64_t i) const
     {
-        int64_t row = i / y.shape[2];
-        return cuda_at4(y, row / y.shape[1], row % y.shape[1], i - row * y.shape[2], 0);
+        int64_t row = cuda_div(i, y.shape[2]), t = cuda_div(row, y.shape[1]);
+        return cuda_at4(y, t, row - t * y.shape[1], i - row * y.shape[2], 0);
     }
     /* x at tap `tap` of the patch at origin, NULL: zeros. */
     __device__ __forceinline__ const float *in(const int origin_[3], int tap) const
@@ -52,7 +52,7 @@ struct conv_shape {
     /* k -> channel of the group and tap. */
     __device__ __forceinline__ void place(int64_t k, int *ret_channel, int *ret_tap) const
     {
-        int block = (int)(k / (CHANNELS * taps)), left = (int)(k - (int64_t)block * CHANNELS * taps);
+        int block = (int)cuda_div(k, CHANNELS * taps), left = (int)(k - (int64_t)block * CHANNELS * taps);
         int wide = min(CHANNELS, cg - block * CHANNELS);
         *ret_tap = left / wide;
         *ret_channel = block * CHANNELS + left - *ret_tap * wide;
@@ -131,6 +131,68 @@ template <int D> static __global__ void __launch_bounds__(LINEAR_TILE_THREADS) c
     }
 }
 
+#define RGB_PIXELS 4      /* of a warp at once */
+#define RGB_TAPS 32       /* a lane finds the place of one of them */
+#define RGB_WEIGHTS 12288 /* in shared memory as long as the block lives: 48 KiB */
+
+/* sum[p][o] += x[p] * weights[o] of the lane's channels; NULL: zeros. */
+static __device__ __forceinline__ void rgb_tap(const struct conv_shape &c, const float *const x[RGB_PIXELS], const float *weights,
+                                               float sum[RGB_PIXELS][FEW])
+{
+    for (int k = (int)threadIdx.x % 32; k < c.cg; k += 32) {
+        float v[RGB_PIXELS];
+#pragma unroll
+        for (int p = 0; p < RGB_PIXELS; p++)
+            v[p] = x[p] ? x[p][k] : 0;
+#pragma unroll
+        for (int o = 0; o < FEW; o++) {
+            float by = o < c.per ? weights[o * c.cg + k] : 0;
+#pragma unroll
+            for (int p = 0; p < RGB_PIXELS; p++)
+                sum[p][o] += v[p] * by;
+        }
+    }
+}
+
+/* Lanes lie along the channels of a pixel, next to each other in memory, and share each reading among the outputs. */
+template <int D> static __global__ void __launch_bounds__(256) conv_rgb(struct conv_shape c)
+{
+    __shared__ float w[RGB_WEIGHTS]; /* [tap][output][channel] */
+    int lane = (int)threadIdx.x % 32;
+    for (int i = (int)threadIdx.x; i < c.per * c.cg * c.taps; i += 256) {
+        int from = i / c.taps, tap = i - from * c.taps, o = from / c.cg;
+        w[(tap * c.per + o) * c.cg + from - o * c.cg] = cuda_as<D>::load(c.w, i);
+    }
+    __syncthreads();
+    for (int64_t first = ((int64_t)blockIdx.x * 8 + threadIdx.x / 32) * RGB_PIXELS; first < c.n_pixels;
+         first += (int64_t)gridDim.x * 8 * RGB_PIXELS) {
+        float sum[RGB_PIXELS][FEW] = {};
+        unsigned long long mine[RGB_PIXELS]; /* where the lane's tap lies */
+#pragma unroll
+        for (int p = 0; p < RGB_PIXELS; p++) {
+            int origin[3];
+            c.origin(min(first + p, c.n_pixels - 1), origin);
+            mine[p] = lane < c.taps ? (unsigned long long)c.in(origin, lane) : 0;
+        }
+        for (int tap = 0; tap < c.taps; tap++) {
+            const float *x[RGB_PIXELS];
+#pragma unroll
+            for (int p = 0; p < RGB_PIXELS; p++)
+                x[p] = (const float *)__shfl_sync(0xffffffffu, mine[p], tap);
+            rgb_tap(c, x, w + tap * c.per * c.cg, sum);
+        }
+#pragma unroll
+        for (int p = 0; p < RGB_PIXELS; p++) {
+#pragma unroll
+            for (int o = 0; o < FEW; o++) {
+                float v = cuda_warp_sum(sum[p][o]);
+                if (lane == 0 && first + p < c.n_pixels && o < c.per)
+                    c.put(c.out(first + p), o, v);
+            }
+        }
+    }
+}
+
 /* A thread an output; the sum of a tap is one of its partial sums. */
 template <int D> struct conv_each {
     struct conv_shape c;
@@ -153,6 +215,11 @@ template <int D> struct conv_each {
 
 template <int D> static int conv_own(struct run *r, const struct conv_shape &c, int groups)
 {
+    if (groups == 1 && c.per <= FEW && c.cg >= 32 && c.taps <= RGB_TAPS && c.n_k * c.per <= RGB_WEIGHTS) {
+        int64_t blocks = (c.n_pixels + 8 * RGB_PIXELS - 1) / (8 * RGB_PIXELS), most = 4 * cuda_of(r)->n_sm;
+        CUDA_LAUNCH((conv_rgb<D>), (unsigned)(blocks < most ? blocks : most), 256, 0, cuda_of(r)->compute, c);
+        return cuda_launched(r);
+    }
     if (c.per <= FEW) {
         struct conv_each<D> f = {
             c
@@ -189,7 +256,7 @@ struct padded_each {
     struct cuda_view4 x;
     int64_t rows, columns; /* of dst */
     int64_t from[3];
-    bool replicate;
+    bool replicate, is_f16;
     __device__ void operator()(int64_t i, int64_t k) const
     {
         int64_t line = i / columns, at[3] = {from[0] + line / rows, from[1] + line % rows, from[2] + i - line * columns};
@@ -199,14 +266,15 @@ struct padded_each {
             here &= replicate || in == at[d];
             at[d] = in;
         }
-        dst[i * x.shape[3] + k] = here ? cuda_bf16_from_f32(cuda_at4(x, at[0], at[1], at[2], k)[0]) : 0;
+        float v = here ? cuda_at4(x, at[0], at[1], at[2], k)[0] : 0;
+        dst[i * x.shape[3] + k] = is_f16 ? cuda_f16_clamped(v) : cuda_bf16_from_f32(v);
     }
 };
 
 int lib_dnn_padded(struct run *r, struct tensor dst, struct tensor x, const int64_t from[3], bool replicate)
 {
     struct padded_each f = {(uint16_t *)dst.data,        cuda_view4_of(x), dst.shape[1], dst.shape[2],
-                            {from[0], from[1], from[2]}, replicate};
+                            {from[0], from[1], from[2]}, replicate,        dst.dtype == DTYPE_F16};
     return cuda_each(r, f, tensor_rows(dst), dst.shape[3]);
 }
 
@@ -215,17 +283,19 @@ struct finish_each {
     const void *b;
     int b_dtype, act;
     int64_t n;
+    float limit;
     __device__ void operator()(int64_t row, int64_t k) const
     {
         float v = y[row * n + k];
+        v = v > limit ? limit : v < -limit ? -limit : v;
         y[row * n + k] = cuda_act_f32(act, b ? v + cuda_load(b, b_dtype, k) : v);
     }
 };
 
-int lib_dnn_finish(struct run *r, struct tensor y, struct tensor b, enum act act)
+int lib_dnn_finish(struct run *r, struct tensor y, struct tensor b, enum act act, float limit)
 {
-    struct finish_each f = {(float *)y.data, b.data, b.dtype, act, y.shape[3]};
-    return !b.data && act == ACT_NONE ? 0 : cuda_each(r, f, tensor_rows(y), y.shape[3]);
+    struct finish_each f = {(float *)y.data, b.data, b.dtype, act, y.shape[3], limit};
+    return !b.data && act == ACT_NONE && limit == INFINITY ? 0 : cuda_each(r, f, tensor_rows(y), y.shape[3]);
 }
 #endif
 

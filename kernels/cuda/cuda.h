@@ -73,7 +73,7 @@ struct cuda_impl {
     cudaStream_t copy;      /* weights on their way up */
     char *work;             /* on the device */
     size_t work_bytes;      /* CUDA_WORK_BYTES or more */
-    void *blas, *dnn;       /* cublasLtHandle_t, cudnnHandle_t: opened at first use by the files that use them */
+    void *blas, *dnn;       /* lib_blas.c's and lib_dnn.c's own; NULL: none */
     void (*blas_close)(void *handle);
     void (*dnn_close)(void *handle);
     struct cuda_slot small[CUDA_STAGE_N_SMALL], large[CUDA_STAGE_N_LARGE];
@@ -139,6 +139,8 @@ struct cuda_view4 {
     int64_t shape[4], stride[4];
 };
 struct cuda_view4 cuda_view4_of(struct tensor t);
+/* Whether four neighbours of the last dimension can always go as one float4. */
+int cuda_view4_fours(const struct cuda_view4 *v);
 
 #define CUDA_OP(member, ...) int cuda_##member(struct run *r, __VA_ARGS__);
 OP_TABLE(CUDA_OP)
@@ -245,6 +247,12 @@ static __device__ __forceinline__ uint16_t cuda_f16_from_f32(float v)
     return (uint16_t)(sign | (a - 0x38000000u + 0xfffu + (a >> 13 & 1u)) >> 13);
 }
 
+/* The largest number in the place of an infinity. */
+static __device__ __forceinline__ uint16_t cuda_f16_clamped(float v)
+{
+    return cuda_f16_from_f32(v > 65504 ? 65504 : v < -65504 ? -65504 : v);
+}
+
 static __device__ __forceinline__ float cuda_e4m3_to_f32(uint8_t v)
 {
     uint32_t sign = (uint32_t)(v & 0x80u) << 24, e = v >> 3 & 15u, m = v & 7u;
@@ -297,6 +305,12 @@ template <int D> struct cuda_as {
     static __device__ __forceinline__ float load(const void *p, int64_t i) { return cuda_load(p, D, i); }
 };
 
+/* a / b, both not negative: in 64 bits it costs several times what it does in 32. */
+static __device__ __forceinline__ int64_t cuda_div(int64_t a, int64_t b)
+{
+    return ((uint64_t)a | (uint64_t)b) >> 32 ? a / b : (int64_t)((uint32_t)a / (uint32_t)b);
+}
+
 /* Offset in elements of element i, in row-major order, of a view; of row i of rows. */
 static __device__ __forceinline__ int64_t cuda_offset(const int64_t *shape, const int64_t *stride, int n_dims, int64_t i)
 {
@@ -304,8 +318,8 @@ static __device__ __forceinline__ int64_t cuda_offset(const int64_t *shape, cons
         return 0;
     int64_t at = 0;
     for (int d = n_dims - 1; d > 0; d--) {
-        int64_t n = shape[d], q = ((uint64_t)i | (uint64_t)n) >> 32 ? i / n : (int64_t)((uint32_t)i / (uint32_t)n);
-        at += (i - q * n) * stride[d];
+        int64_t q = cuda_div(i, shape[d]);
+        at += (i - q * shape[d]) * stride[d];
         i = q;
     }
     return at + i * stride[0];
@@ -337,6 +351,20 @@ static __device__ __forceinline__ float *cuda_at4(const struct cuda_view4 &v, in
     return v.data + a * v.stride[0] + b * v.stride[1] + c * v.stride[2] + d * v.stride[3];
 }
 
+/* Four neighbours: fours as cuda_view4_fours says. */
+static __device__ __forceinline__ float4 cuda_load4(const float *p, bool fours)
+{
+    return fours ? *(const float4 *)p : make_float4(p[0], p[1], p[2], p[3]);
+}
+
+static __device__ __forceinline__ void cuda_store4(float *p, bool fours, float4 v)
+{
+    if (fours)
+        *(float4 *)p = v;
+    else
+        p[0] = v.x, p[1] = v.y, p[2] = v.z, p[3] = v.w;
+}
+
 /* ---- activations, in f32: within some units of 2^-24 |x| of the formulas in ops.h ---- */
 
 static __device__ __forceinline__ float cuda_act_f32(int act, float x)
@@ -364,7 +392,7 @@ static __device__ __forceinline__ float cuda_act_f32(int act, float x)
 template <typename F> static __global__ void cuda_each_kernel(F f, int64_t rows, int64_t n)
 {
     for (int64_t i = cuda_first(); i < rows * n; i += cuda_step()) {
-        int64_t row = rows * n >> 32 ? i / n : (int64_t)((uint32_t)i / (uint32_t)n);
+        int64_t row = cuda_div(i, n);
         f(row, i - row * n);
     }
 }

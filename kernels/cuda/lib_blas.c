@@ -21,11 +21,12 @@
 #define GATE (BIAS + VECTOR)
 #define OPERANDS (GATE + VECTOR)
 #ifndef BLAS_OPERANDS_BYTES /* tests take less, to come to pieces with little */
-#define BLAS_KNOWN 512      /* shapes kept; a hash that falls on another takes its place */
+#define BLAS_KNOWN 512      /* shapes kept; where all PLACES of a hash are taken the first makes room */
 #define BLAS_OPERANDS_BYTES (cuda_of(r)->work_bytes - OPERANDS)
 #define BLAS_WEIGHTS_BYTES (BLAS_OPERANDS_BYTES / 8 * 3) /* of them for converted weights */
 #define BLAS_E4M3_LEAST 1024 /* in and out features: smaller layers (patches in and out, the VAE's) are not what costs */
 #endif
+#define PLACES 8
 #define PIECE 128 /* rows and columns are split at multiples of this */
 
 /* One call of the library, without its pointers; the key of an algorithm, compared byte by byte. */
@@ -84,28 +85,22 @@ static int fail(struct run *r, cublasStatus_t s, const char *what)
 static void close_blas(void *p)
 {
     struct blas *b = p;
-    cublasLtDestroy(b->handle);
+    if (b->handle)
+        cublasLtDestroy(b->handle);
     mem_free(b);
 }
 
-static struct blas *open_blas(struct run *r)
+int lib_blas_open(struct cuda_impl *c, struct err *err)
 {
-    struct cuda_impl *c = cuda_of(r);
-    if (c->blas)
-        return c->blas;
     struct blas *b = mem_zalloc(sizeof *b);
-    if (!b) {
-        run_fail(r, ERR_NOMEM, "no memory for cuBLASLt");
-        return NULL;
-    }
-    cublasStatus_t s = cublasLtCreate(&b->handle);
-    if (s != CUBLAS_STATUS_SUCCESS) {
-        mem_free(b);
-        fail(r, s, "opening");
-        return NULL;
-    }
+    if (!b)
+        return err_set(err, ERR_NOMEM, "device cuda: no memory for cuBLASLt");
+    c->blas = b;
     c->blas_close = close_blas;
-    return c->blas = b;
+    cublasStatus_t s = cublasLtCreate(&b->handle);
+    return s == CUBLAS_STATUS_SUCCESS
+               ? 0
+               : err_set(err, ERR_UNSUPPORTED, "device cuda: cuBLASLt does not open: %s", cublasLtGetStatusString(s));
 }
 
 /* ---- one call ---- */
@@ -185,10 +180,22 @@ static uint64_t hash(const struct blas_key *k)
     return h;
 }
 
+/* Where a key is, or is to go. */
+static struct blas_known *place(struct blas *b, const struct blas_key *key)
+{
+    uint64_t first = hash(key) % BLAS_KNOWN;
+    for (int i = 0; i < PLACES; i++) {
+        struct blas_known *at = &b->known[(first + (uint64_t)i) % BLAS_KNOWN];
+        if (!at->used || memcmp(&at->key, key, sizeof *key) == 0)
+            return at;
+    }
+    return &b->known[first];
+}
+
 /* The algorithm for a key: looked up, or asked for. NULL after a failure. */
 static const struct blas_known *choose(struct run *r, struct blas *b, const struct blas_key *key, struct blas_call *c)
 {
-    struct blas_known *known = &b->known[hash(key) % BLAS_KNOWN];
+    struct blas_known *known = place(b, key);
     cublasLtMatmulPreferenceOpaque_t preference;
     cublasLtMatmulHeuristicResult_t result;
     int n = 0;
@@ -202,6 +209,7 @@ static const struct blas_known *choose(struct run *r, struct blas *b, const stru
         fail(r, s, "choosing an algorithm");
         return NULL;
     }
+    cudaGetLastError(); /* of what was looked at: the next launch must not find it */
     known->key = *key;
     known->used = true;
     known->fits = s == CUBLAS_STATUS_SUCCESS && n > 0 && result.state == CUBLAS_STATUS_SUCCESS;
@@ -233,12 +241,10 @@ static int32_t library_type(enum dtype t)
 static int attempt(struct run *r, const struct blas_op *o, struct tensor y, struct blas_operand x, struct blas_operand w,
                    const void *bias, int epilogue, bool adds)
 {
-    struct blas *b = open_blas(r);
+    struct blas *b = cuda_of(r)->blas;
     struct blas_key key;
     struct blas_call call;
     const float beta = adds ? 1 : 0;
-    if (!b)
-        return r->err.code;
     memset(&key, 0, sizeof key);
     key.m = y.shape[0];
     key.n = y.shape[1];

@@ -6,12 +6,14 @@
  * ("SDPA FP8 forward"). Engines know it by its shape: no operation may be missing, and none moved.
  *
  * A plan is built once a shape and kept with its descriptors (building may take milliseconds and allocate; later calls do
- * not). Operands are narrow copies in the work buffer, a part of the op at a time: heads of attention, a box of output rows
+ * not). The one that was used longest ago makes room: recordings (graph.cu) hold kernels of plans that were used lately.
+ * Operands are narrow copies in the work buffer, a part of the op at a time: heads of attention, a box of output rows
  * of a convolution with what its kernels reach, padding included, so that the library itself pads nothing.
  */
 #include "kernels/cuda/lib_dnn.h"
 
 #include <cudnn.h>
+#include <math.h>
 #include <string.h>
 
 #include "common/mem.h"
@@ -23,14 +25,14 @@
 #define PARTS_MAX 96       /* descriptors of a plan */
 #define CONFIGS_MAX 8      /* engines that are tried */
 #ifndef DNN_OPERANDS_BYTES /* tests take less, to come to parts with little */
-#define DNN_KNOWN 128      /* plans kept; a hash that falls on another takes its place */
+#define DNN_KNOWN 256      /* plans kept: a picture size takes some dozens, for boxes, tiles and frames of the VAE */
 #define DNN_OPERANDS_BYTES (cuda_of(r)->work_bytes - OPERANDS)
 #define DNN_HEADS_BYTES (cuda_of(r)->work_bytes - HEADS)
 #define DNN_WORTH                                                                                                           \
     1000000 /* queries x keys, or products of a convolution over 1000, from which on a plan and copies are made */
 #endif
 
-enum kind { ATTENTION = 1, ATTENTION_E4M3, CONVOLUTION };
+enum kind { ATTENTION = 1, ATTENTION_E4M3, CONVOLUTION, CONVOLUTION_F16 };
 /* AMAX_P and AMAX_O are there because the graph has them, and not read. From VIRTUAL on: between operations of a graph. */
 enum uid { Q = 1, K, V, O, SCALE, X = 11, W, Y, BY_Q = 21, BY_K, BY_V, BY_P, TO_P, TO_O, AMAX_P, AMAX_O, VIRTUAL = 100 };
 #define P_SCALE 256 /* weights of keys, 1 at most, are multiplied by it before they become e4m3, which ends at 448 */
@@ -41,6 +43,7 @@ struct dnn_key {
 
 struct dnn_plan {
     struct dnn_key key;
+    uint64_t used; /* when it was last, 0: never */
     cudnnBackendDescriptor_t parts[PARTS_MAX], plan; /* parts in order of making; plan is one of them. NULL: no engine */
     int n_parts;
     int64_t room;         /* bytes of the work buffer for the library's own needs */
@@ -50,6 +53,7 @@ struct dnn_plan {
 struct dnn {
     cudnnHandle_t handle;
     cudnnBackendDescriptor_t described; /* in tests, where no device is: what one would be. Otherwise NULL */
+    uint64_t now; /* look-ups so far */
     struct dnn_plan known[DNN_KNOWN];
 };
 
@@ -71,32 +75,24 @@ static void close_dnn(void *handle)
     struct dnn *d = handle;
     for (int i = 0; i < DNN_KNOWN; i++)
         forget(&d->known[i]);
-    cudnnDestroy(d->handle);
+    if (d->handle)
+        cudnnDestroy(d->handle);
     mem_free(d);
 }
 
-static struct dnn *open_dnn(struct run *r)
+int lib_dnn_open(struct cuda_impl *c, struct err *err)
 {
-    struct cuda_impl *c = cuda_of(r);
-    if (c->dnn)
-        return c->dnn;
     struct dnn *d = mem_zalloc(sizeof *d);
-    if (!d) {
-        run_fail(r, ERR_NOMEM, "no memory for cuDNN");
-        return NULL;
-    }
+    if (!d)
+        return err_set(err, ERR_NOMEM, "device cuda: no memory for cuDNN");
+    c->dnn = d;
+    c->dnn_close = close_dnn;
     cudnnStatus_t s = cudnnCreate(&d->handle);
     if (s == CUDNN_STATUS_SUCCESS)
         s = cudnnSetStream(d->handle, c->compute);
-    if (s != CUDNN_STATUS_SUCCESS) {
-        fail(r, s, "opening");
-        if (d->handle)
-            cudnnDestroy(d->handle);
-        mem_free(d);
-        return NULL;
-    }
-    c->dnn_close = close_dnn;
-    return c->dnn = d;
+    return s == CUDNN_STATUS_SUCCESS ? 0
+                                     : err_set(err, ERR_UNSUPPORTED, "device cuda: cuDNN does not open: %s: precision f32 goes without",
+                                               cudnnGetErrorString(s));
 }
 
 /* ---- descriptors: the first failure sticks in p->status, and what follows does nothing ---- */
@@ -228,22 +224,26 @@ static void make_plan(struct dnn *d, struct dnn_plan *p, int n, const cudnnBacke
     put(p, graph, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, n, operations);
     ready(p, graph);
     search(d, p, graph, CUDNN_HEUR_MODE_A);
+    cudaGetLastError(); /* of engines that did not do: the next launch must not find it */
 }
 
 static struct dnn_plan *lookup(struct dnn *d, cudaStream_t stream, const struct dnn_key *key, bool *ret_new)
 {
-    const unsigned char *bytes = (const unsigned char *)key;
-    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a */
-    for (size_t i = 0; i < sizeof *key; i++)
-        h = (h ^ bytes[i]) * 0x100000001b3u;
-    struct dnn_plan *p = &d->known[h % DNN_KNOWN];
-    *ret_new = memcmp(&p->key, key, sizeof *key) != 0;
+    struct dnn_plan *p = d->known;
+    *ret_new = true;
+    for (int i = 0; i < DNN_KNOWN && *ret_new; i++) {
+        struct dnn_plan *here = &d->known[i];
+        *ret_new = memcmp(&here->key, key, sizeof *key) != 0;
+        if (!*ret_new || here->used < p->used)
+            p = here;
+    }
     if (*ret_new) {
         if (p->n_parts > 0)
             cudaStreamSynchronize(stream); /* the old plan's kernels may be under way */
         forget(p);
         p->key = *key;
     }
+    p->used = ++d->now;
     return p;
 }
 
@@ -519,8 +519,8 @@ static int64_t heads_at_once(const struct run *r, struct tensor q, struct tensor
 static int batches(struct run *r, struct tensor y, struct tensor q, struct tensor k, struct tensor v, float scale, bool e4m3)
 {
     int64_t n = heads_at_once(r, q, k, e4m3), hk = k.shape[2], share = q.shape[2] / hk;
-    struct dnn *d = n > 0 ? open_dnn(r) : NULL;
-    int rc = n < 1 ? LIB_DNN_OWN : d ? 0 : r->err.code;
+    struct dnn *d = cuda_of(r)->dnn;
+    int rc = n < 1 ? LIB_DNN_OWN : 0;
     for (int64_t i = 0; i < q.shape[0] * hk && rc == 0; i += n) {
         int64_t b = i / hk, h = i % hk;
         const struct attention a = {.y = tensor_slice(tensor_at(y, 0, b), 1, h * share, n * share),
@@ -557,7 +557,7 @@ int lib_dnn_attention(struct run *r, struct tensor y, struct tensor q, struct te
 
 /* Everything is [T, H, W, C] in memory; x holds its padding. */
 static void conv_plan(struct dnn *d, struct dnn_plan *p, const int64_t *x, const int64_t *y, const int64_t *w,
-                      const int *stride)
+                      const int *stride, cudnnDataType_t type)
 {
     const int64_t nx[5] = {1, x[3], x[0], x[1], x[2]}, ny[5] = {1, y[3], y[0], y[1], y[2]};
     const int64_t nw[5] = {w[0], w[1], w[2], w[3], w[4]}, taps = w[2] * w[3] * w[4];
@@ -565,7 +565,7 @@ static void conv_plan(struct dnn *d, struct dnn_plan *p, const int64_t *x, const
     const int64_t ly[5] = {y[0] * y[1] * y[2] * y[3], 1, y[1] * y[2] * y[3], y[2] * y[3], y[3]};
     const int64_t lw[5] = {taps * w[1], 1, w[3] * w[4] * w[1], w[4] * w[1], w[1]};
     const int64_t zero[3] = {0}, one[3] = {1, 1, 1}, step[3] = {stride[0], stride[1], stride[2]}, n = 3;
-    const cudnnDataType_t type = CUDNN_DATA_BFLOAT16, sum = CUDNN_DATA_FLOAT;
+    const cudnnDataType_t sum = CUDNN_DATA_FLOAT;
     const cudnnConvolutionMode_t mode = CUDNN_CROSS_CORRELATION;
     const float alpha = 1, beta = 0;
     cudnnBackendDescriptor_t xp = tensor_part(p, X, type, 5, nx, lx), wp = tensor_part(p, W, type, 5, nw, lw),
@@ -591,18 +591,19 @@ static void conv_plan(struct dnn *d, struct dnn_plan *p, const int64_t *x, const
     make_plan(d, p, 1, &operation);
 }
 
-/* Output rows [h, h + n[1]) of frames [t, t + n[0]). */
+/* Output rows [h, h + n[1]) of frames [t, t + n[0]), in w's type. */
 static int box(struct run *r, struct dnn *d, struct tensor y, struct tensor x, struct tensor w, const struct conv *c,
                int64_t t, int64_t h, const int64_t n[2], size_t at)
 {
     const int64_t ny[4] = {n[0], n[1], y.shape[2], y.shape[3]};
     const int64_t from[3] = {t * c->stride[0] - c->pad_before[0], h * c->stride[1] - c->pad_before[1], -c->pad_before[2]};
     int64_t nx[4];
-    struct dnn_key key = {CONVOLUTION, {0}};
+    const bool is_f16 = w.dtype == DTYPE_F16;
+    struct dnn_key key = {is_f16 ? CONVOLUTION_F16 : CONVOLUTION, {0}};
     for (int i = 0; i < 3; i++)
         nx[i] = (ny[i] - 1) * c->stride[i] + w.shape[2 + i];
     nx[3] = x.shape[3];
-    struct tensor xn = operand(r, &at, DTYPE_BF16, 4, nx), yn = operand(r, &at, DTYPE_BF16, 4, ny);
+    struct tensor xn = operand(r, &at, w.dtype, 4, nx), yn = operand(r, &at, w.dtype, 4, ny);
     memcpy(key.n, nx, sizeof nx);
     memcpy(key.n + 4, w.shape, 5 * sizeof *w.shape);
     for (int i = 0; i < 3; i++)
@@ -610,7 +611,7 @@ static int box(struct run *r, struct dnn *d, struct tensor y, struct tensor x, s
     bool is_new;
     struct dnn_plan *p = lookup(d, cuda_of(r)->compute, &key, &is_new);
     if (is_new)
-        conv_plan(d, p, nx, ny, w.shape, c->stride);
+        conv_plan(d, p, nx, ny, w.shape, c->stride, is_f16 ? CUDNN_DATA_HALF : CUDNN_DATA_BFLOAT16);
     if (!p->plan)
         return LIB_DNN_OWN;
     const int64_t uids[] = {X, W, Y};
@@ -657,13 +658,14 @@ int lib_dnn_conv(struct run *r, struct tensor y, struct tensor x, struct tensor 
     size_t at = OPERANDS;
     if (!conv_fits(r, y, x, w, c))
         return LIB_DNN_OWN;
-    struct tensor wn = operand(r, &at, DTYPE_BF16, 5, nw), kernels = w;
+    struct tensor wn = operand(r, &at, w.dtype == DTYPE_F16 ? DTYPE_F16 : DTYPE_BF16, 5, nw), kernels = w;
     kernels.data = wn.data;
+    kernels.dtype = wn.dtype;
     box_size(y, x, w, c, OPERANDS + DNN_OPERANDS_BYTES - at, n);
     if (n[0] < 1)
         return LIB_DNN_OWN;
-    struct dnn *d = open_dnn(r);
-    int rc = d ? cuda_copy(r, wn, tensor_permute(w, last)) : r->err.code;
+    struct dnn *d = cuda_of(r)->dnn;
+    int rc = cuda_copy(r, wn, tensor_permute(w, last));
     for (int64_t t = 0; t < y.shape[0] && rc == 0; t += n[0]) {
         for (int64_t h = 0; h < y.shape[1] && rc == 0; h += n[1]) {
             const int64_t here[2] = {y.shape[0] - t < n[0] ? y.shape[0] - t : n[0],
@@ -671,5 +673,5 @@ int lib_dnn_conv(struct run *r, struct tensor y, struct tensor x, struct tensor 
             rc = box(r, d, y, x, kernels, c, t, h, here, at);
         }
     }
-    return rc == 0 ? lib_dnn_finish(r, y, b, c->act) : rc;
+    return rc == 0 ? lib_dnn_finish(r, y, b, c->act, wn.dtype == DTYPE_F16 ? 65504 : (float)INFINITY) : rc;
 }

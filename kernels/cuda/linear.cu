@@ -163,8 +163,7 @@ struct f16_each {
     int64_t stride, n;
     __device__ void operator()(int64_t row, int64_t k) const
     {
-        float v = x[row * stride + k];
-        y[row * n + k] = cuda_f16_from_f32(v > 65504 ? 65504 : v < -65504 ? -65504 : v);
+        y[row * n + k] = cuda_f16_clamped(x[row * stride + k]);
     }
 };
 

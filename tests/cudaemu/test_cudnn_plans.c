@@ -29,6 +29,11 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s)
     return cudaErrorNotSupported;
 }
 
+cudaError_t cudaGetLastError(void)
+{
+    return cudaSuccess;
+}
+
 int cuda_copy(struct run *r, struct tensor dst, struct tensor x)
 {
     (void)dst, (void)x;
@@ -58,9 +63,9 @@ int lib_dnn_padded(struct run *r, struct tensor dst, struct tensor x, const int6
     return cuda_copy(r, dst, x);
 }
 
-int lib_dnn_finish(struct run *r, struct tensor y, struct tensor b, enum act act)
+int lib_dnn_finish(struct run *r, struct tensor y, struct tensor b, enum act act, float limit)
 {
-    (void)act;
+    (void)act, (void)limit;
     return cuda_copy(r, y, b);
 }
 
@@ -79,12 +84,14 @@ static void check(struct dnn_plan *p, bool fine, const char *what)
 static void check_conv(struct dnn *d, const char *what, const int64_t y[4], int64_t ci, const int64_t kernel[3],
                        const int stride[3])
 {
-    struct dnn_plan p = {0};
     int64_t x[4] = {0, 0, 0, ci}, w[5] = {y[3], ci, kernel[0], kernel[1], kernel[2]};
     for (int i = 0; i < 3; i++)
         x[i] = (y[i] - 1) * stride[i] + kernel[i];
-    conv_plan(d, &p, x, y, w, stride);
-    check(&p, p.plan != NULL, what);
+    for (int f16 = 0; f16 < 2; f16++) {
+        struct dnn_plan p = {0};
+        conv_plan(d, &p, x, y, w, stride, f16 ? CUDNN_DATA_HALF : CUDNN_DATA_BFLOAT16);
+        check(&p, p.plan != NULL, what);
+    }
 }
 
 /* The library keeps its last complaints until they are read: an engine that took the graph misses the driver then. */

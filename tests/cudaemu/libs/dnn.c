@@ -147,15 +147,16 @@ cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t descriptor)
 static char letter(const struct descriptor *op)
 {
     int what = 0;
+    bool reduces = op->type == CUDNN_BACKEND_OPERATION_REDUCTION_DESCRIPTOR;
     if (op->type == CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR)
         return 'M';
-    if (op->type == CUDNN_BACKEND_OPERATION_REDUCTION_DESCRIPTOR) {
-        memcpy(&what, find(part(op, CUDNN_ATTR_OPERATION_REDUCTION_DESC), CUDNN_ATTR_REDUCTION_OPERATOR)->bytes, sizeof what);
-        return what == CUDNN_REDUCE_TENSOR_MAX ? '^' : what == CUDNN_REDUCE_TENSOR_ADD ? '+' : 'A';
-    }
-    if (op->type != CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR)
+    if (!reduces && op->type != CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR)
         return '?';
-    memcpy(&what, find(part(op, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR), CUDNN_ATTR_POINTWISE_MODE)->bytes, sizeof what);
+    const struct descriptor *how =
+        part(op, reduces ? CUDNN_ATTR_OPERATION_REDUCTION_DESC : CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR);
+    memcpy(&what, find(how, reduces ? CUDNN_ATTR_REDUCTION_OPERATOR : CUDNN_ATTR_POINTWISE_MODE)->bytes, sizeof what);
+    if (reduces)
+        return what == CUDNN_REDUCE_TENSOR_MAX ? '^' : what == CUDNN_REDUCE_TENSOR_ADD ? '+' : 'A';
     switch (what) {
     case CUDNN_POINTWISE_MUL:
         return '*';
@@ -187,7 +188,8 @@ static bool is_attention_e4m3(const struct descriptor *graph)
     bool same = n == (int)sizeof drawn - 1 && sm && atoi(sm) >= 90;
     for (int i = 0; i < n && same; i++)
         same = letter(operation(graph, i)) == drawn[i];
-    return same && number(part(operation(graph, 0), CUDNN_ATTR_OPERATION_MATMUL_ADESC), CUDNN_ATTR_TENSOR_DIMENSIONS, 3) != 48;
+    const struct descriptor *q = same ? part(operation(graph, 0), CUDNN_ATTR_OPERATION_MATMUL_ADESC) : NULL;
+    return q && number(q, CUDNN_ATTR_TENSOR_DIMENSIONS, 3) != 48;
 }
 
 static cudnnStatus_t heuristics(const struct descriptor *d, int64_t max, int64_t *ret_n, struct descriptor **configs)
@@ -202,7 +204,8 @@ static cudnnStatus_t heuristics(const struct descriptor *d, int64_t max, int64_t
     if (max < 3)
         return CUDNN_STATUS_BAD_PARAM;
     for (int i = 0; i < 3; i++) {
-        cudnnBackendSetAttribute(configs[i], CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &graph);
+        cudnnBackendSetAttribute(configs[i], CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
+                                 &graph);
         configs[i]->engine = i;
         configs[i]->finished = true;
     }
@@ -256,7 +259,16 @@ static struct operand bound(const struct descriptor *pack, const struct descript
 
 static enum dtype dtype_of(int type)
 {
-    return type == CUDNN_DATA_FLOAT ? DTYPE_F32 : type == CUDNN_DATA_BFLOAT16 ? DTYPE_BF16 : DTYPE_F8E4M3;
+    switch (type) {
+    case CUDNN_DATA_FLOAT:
+        return DTYPE_F32;
+    case CUDNN_DATA_HALF:
+        return DTYPE_F16;
+    case CUDNN_DATA_BFLOAT16:
+        return DTYPE_BF16;
+    default:
+        return DTYPE_F8E4M3;
+    }
 }
 
 static double get(const struct operand *o, int64_t at)
@@ -392,23 +404,22 @@ static int tensor_index(struct graph *g, const struct descriptor *pack, const st
 
 static void bind_graph(struct graph *g, const struct descriptor *graph, const struct descriptor *pack)
 {
+    static const int product[3] = {CUDNN_ATTR_OPERATION_MATMUL_ADESC, CUDNN_ATTR_OPERATION_MATMUL_BDESC,
+                                   CUDNN_ATTR_OPERATION_MATMUL_CDESC},
+                     pointwise[3] = {CUDNN_ATTR_OPERATION_POINTWISE_XDESC, CUDNN_ATTR_OPERATION_POINTWISE_BDESC,
+                                     CUDNN_ATTR_OPERATION_POINTWISE_YDESC},
+                     reduction[3] = {CUDNN_ATTR_OPERATION_REDUCTION_XDESC, 0, CUDNN_ATTR_OPERATION_REDUCTION_YDESC};
     g->n_steps = (int)find(graph, CUDNN_ATTR_OPERATIONGRAPH_OPS)->n;
     for (int i = 0; i < g->n_steps; i++) {
         const struct descriptor *op = operation(graph, i);
         char what = letter(op);
         struct step *s = &g->steps[i];
-        bool is_product = what == 'M', reduces = is_reduction(what);
+        bool two = what == 'M' || (!is_reduction(what) && what != 'e' && what != 'l');
+        const int *name = what == 'M' ? product : is_reduction(what) ? reduction : pointwise;
         s->what = what;
-        s->a = tensor_index(g, pack, part(op, is_product ? CUDNN_ATTR_OPERATION_MATMUL_ADESC
-                                              : reduces  ? CUDNN_ATTR_OPERATION_REDUCTION_XDESC
-                                                         : CUDNN_ATTR_OPERATION_POINTWISE_XDESC));
-        s->b = -1;
-        if (is_product || (!reduces && what != 'e' && what != 'l'))
-            s->b = tensor_index(g, pack,
-                                part(op, is_product ? CUDNN_ATTR_OPERATION_MATMUL_BDESC : CUDNN_ATTR_OPERATION_POINTWISE_BDESC));
-        s->y = tensor_index(g, pack, part(op, is_product ? CUDNN_ATTR_OPERATION_MATMUL_CDESC
-                                              : reduces  ? CUDNN_ATTR_OPERATION_REDUCTION_YDESC
-                                                         : CUDNN_ATTR_OPERATION_POINTWISE_YDESC));
+        s->a = tensor_index(g, pack, part(op, name[0]));
+        s->b = two ? tensor_index(g, pack, part(op, name[1])) : -1;
+        s->y = tensor_index(g, pack, part(op, name[2]));
     }
 }
 
