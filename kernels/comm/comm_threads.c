@@ -57,11 +57,12 @@ static int take(struct hub *h, struct mail *m, const struct comm_piece *in, int 
     return 0;
 }
 
-/* Takes what is there; pending counts what is not, who is one that is waited for. */
+/* Takes what is there; pending counts what is not, who is one that is waited for. Returns how many it took: while it did, with
+ * the lock let go, more may have come. */
 static int take_all(struct hub *h, const struct comm_set *s, int rank, const struct comm_piece *in, bool *done, int *pending,
                     int *who, struct err *err)
 {
-    int rc = 0;
+    int rc = 0, taken = 0;
     *pending = 0;
     for (int i = 0; i < s->n && rc == 0; i++) {
         struct mail *m = mail_of(h, s->rank[i], rank);
@@ -70,6 +71,7 @@ static int take_all(struct hub *h, const struct comm_set *s, int rank, const str
         if (m->full) {
             rc = take(h, m, &in[i], s->rank[i], err);
             done[i] = true;
+            taken++;
         } else {
             ++*pending;
             *who = s->rank[i];
@@ -80,7 +82,7 @@ static int take_all(struct hub *h, const struct comm_set *s, int rank, const str
             ++*pending;
             *who = s->rank[i];
         }
-    return rc;
+    return rc < 0 ? rc : taken;
 }
 
 /* One that is waited for and has left will never come. */
@@ -126,7 +128,7 @@ static int threads_exchange(struct comm *c, const struct comm_set *s, const stru
     pthread_mutex_lock(&h->lock);
     if (!h->why.code)
         post(h, s, c->rank, out);
-    while (pending && rc == 0) {
+    while (pending && rc >= 0) {
         if (h->why.code)
             rc = err_set(err, h->why.code, "%s", h->why.text);
         else
@@ -139,7 +141,7 @@ static int threads_exchange(struct comm *c, const struct comm_set *s, const stru
     if (rc < 0)
         withdraw(h, s, c->rank);
     pthread_mutex_unlock(&h->lock);
-    return rc;
+    return rc < 0 ? rc : 0;
 }
 
 static int threads_check(struct comm *c, struct err *err)

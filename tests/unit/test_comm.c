@@ -393,6 +393,23 @@ static void play_tell(struct rank *k)
         k->value += told[i] != 100 + i;
 }
 
+/* Rank 0 comes while rank 2 still takes much from rank 1, and then nobody stirs for a while: rank 2 must have seen it. */
+static void play_meanwhile(struct rank *k)
+{
+    enum { MUCH = 7 << 20 };
+    const int me = k->group.rank;
+    int64_t out[3] = {1, 1, me == 1 ? MUCH : 1}, in[3] = {1, me == 2 ? MUCH : 1, 1};
+    struct tensor src = run_new(&k->run, DTYPE_F32, 1, SHAPE(out[0] + out[1] + out[2])),
+                  dst = run_new(&k->run, DTYPE_F32, 1, SHAPE(in[0] + in[1] + in[2]));
+    if (me == 0)
+        clock_sleep_us(CLOCK_MS);
+    const int64_t since = clock_us();
+    comm_all_to_all(&k->run, &k->group.all, dst, in, src, out);
+    k->value = (int)((clock_us() - since) / CLOCK_MS);
+    if (me == 1)
+        clock_sleep_us(1500 * CLOCK_MS);
+}
+
 static void test_words(void **state)
 {
     (void)state;
@@ -406,6 +423,11 @@ static void test_words(void **state)
         for (int i = 0; i < 5; i++)
             assert_int_equal(ranks[i].value, 0);
         done(ranks, 5);
+        memset(ranks, 0, sizeof(ranks));
+        play(ranks, 3, carrier, (struct comm_degrees){.tokens = 3}, 5 * CLOCK_S, play_meanwhile);
+        all_well(ranks, 3);
+        assert_in_range(ranks[2].value, 0, 1000);
+        done(ranks, 3);
     }
 }
 
