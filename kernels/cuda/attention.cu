@@ -215,11 +215,32 @@ template <int EACH, int WIDE> static int launch(struct run *r, struct attention 
     return cuda_launched(r);
 }
 
+/* Queries of a block see all keys up to its end: that is full attention, which the library may have. The last block comes
+ * first: it is the largest, and where it is not taken nothing was done. */
+static int by_block(struct run *r, struct tensor y, struct tensor q, struct tensor k, struct tensor v, struct attn a)
+{
+    int64_t n = q.shape[1], n_blocks = a.kind == ATTN_BLOCK_CAUSAL ? (n + a.block - 1) / a.block : 0;
+    struct attn full = a;
+    int rc = LIB_DNN_OWN;
+    full.kind = ATTN_FULL;
+    for (int64_t i = n_blocks - 1; i >= 0 && (rc == 0 || i == n_blocks - 1); i--) {
+        int64_t at = i * a.block, end = min(n, at + a.block), seen = min(k.shape[1], at + a.block);
+        struct tensor part[] = {tensor_slice(y, 1, at, end - at), tensor_slice(q, 1, at, end - at),
+                                tensor_slice(k, 1, 0, seen), tensor_slice(v, 1, 0, seen)};
+        rc = lib_dnn_attention(r, part[0], part[1], part[2], part[3], full);
+        if (rc == LIB_DNN_OWN && i < n_blocks - 1)
+            rc = cuda_attention(r, part[0], part[1], part[2], part[3], full);
+    }
+    return rc;
+}
+
 int cuda_attention(struct run *r, struct tensor y, struct tensor q, struct tensor k, struct tensor v, struct attn a)
 {
     if (tensor_count(y) < 1)
         return 0;
     int rc = lib_dnn_attention(r, y, q, k, v, a);
+    if (rc == LIB_DNN_OWN)
+        rc = by_block(r, y, q, k, v, a);
     if (rc != LIB_DNN_OWN)
         return rc;
     struct attention f = {cuda_view4_of(y),

@@ -20,7 +20,7 @@ template <int V, typename F>
 static __global__ void map_kernel(F f, struct cuda_rows x, struct cuda_rows a, struct cuda_rows b, int64_t n)
 {
     for (int64_t i = cuda_first(); i < x.n_rows * n; i += cuda_step()) {
-        int64_t row = x.n_rows * n >> 32 ? i / n : (int64_t)((uint32_t)i / (uint32_t)n), k = i - row * n;
+        int64_t row = cuda_div(i, n), k = i - row * n;
         float xs[V] = {}, as[V] = {}, bs[V] = {};
         load<V>(xs, x, row, k);
         load<V>(as, a, row, k);

@@ -28,6 +28,8 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+/* For the device's life, before its first op: handles allocate. Closed by c->blas_close, also after a failure. */
+int lib_blas_open(struct cuda_impl *c, struct err *err);
 /* As the ops of ops.h; 0, LIB_BLAS_OWN, or the run's failure. */
 int lib_blas_linear(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, enum act act);
 int lib_blas_linear_add(struct run *r, struct tensor x, struct tensor h, struct tensor w, struct tensor b,
@@ -41,6 +43,11 @@ int lib_blas_finish(struct run *r, struct tensor y, struct tensor b, enum act ac
 }
 #endif
 #else
+static inline int lib_blas_open(struct cuda_impl *, struct err *)
+{
+    return 0;
+}
+
 static inline int lib_blas_linear(struct run *, struct tensor, struct tensor, struct tensor, struct tensor, enum act)
 {
     return LIB_BLAS_OWN;

@@ -21,7 +21,7 @@
 #define LINEAR_TILE_THREADS 256
 #define LINEAR_TILE_PART 16 /* steps of a partial sum */
 
-struct linear_tile {
+struct __align__(16) linear_tile { /* read four at a time */
     float a[LINEAR_TILE_K][LINEAR_TILE + 4], b[LINEAR_TILE_K][LINEAR_TILE + 4];
 };
 

@@ -12,6 +12,8 @@ extern "C" {
 }
 #include "kernels/cuda/comm_nccl.h"
 #include "kernels/cuda/graph.h"
+#include "kernels/cuda/lib_blas.h"
+#include "kernels/cuda/lib_dnn.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/queues.h"
 #include "kernels/cuda/table.h"
@@ -98,7 +100,7 @@ static void close_gpu(struct device *d)
     d->impl = NULL;
 }
 
-static int open_gpu(struct device *d, struct cuda_impl *c, const struct cudaDeviceProp *gpu, size_t memory_limit,
+static int open_gpu(struct device *d, struct cuda_impl *c, const struct cudaDeviceProp *gpu, const struct device_options *o,
                     struct err *err)
 {
     c->nvml = nvml_open(gpu->pciDomainID, gpu->pciBusID, gpu->pciDeviceID); /* before there is a context */
@@ -114,7 +116,11 @@ static int open_gpu(struct device *d, struct cuda_impl *c, const struct cudaDevi
         return cuda_err(err, e, "streams");
     int rc = queues_open(d, err);
     if (rc == 0)
-        rc = memory_open(d, memory_limit, err);
+        rc = lib_blas_open(c, err);
+    if (rc == 0 && o->precision != DEVICE_F32) /* which does without */
+        rc = lib_dnn_open(c, err);
+    if (rc == 0)
+        rc = memory_open(d, o->memory_limit, err); /* counts what is taken by now */
     return rc < 0 ? rc : probe_gpu(d, c, err);
 }
 
@@ -132,7 +138,7 @@ int troupe_cuda_open(struct device *d, const struct device_options *o, struct er
     d->impl = c;
     str_copy(d->name, sizeof d->name, gpu.name);
     d->memory_bytes = gpu.totalGlobalMem;
-    rc = open_gpu(d, c, &gpu, o->memory_limit, err);
+    rc = open_gpu(d, c, &gpu, o, err);
     if (rc < 0) {
         close_gpu(d);
         cudaGetLastError(); /* the next one to open starts clean */

@@ -163,7 +163,8 @@ struct norm_stats {
     double mean, var, inv; /* inv: 1 / sqrt(var + eps) */
 };
 
-#define CHUNKS 512 /* blocks that share the rows of a slice */
+#define CHUNKS 1024 /* blocks that share the rows of a slice: 132 multiprocessors take 8 each */
+#define AHEAD 4     /* rows that a thread asks for before it needs the first */
 
 struct norm_group {
     struct cuda_rows x;
@@ -183,13 +184,19 @@ static __global__ void group_sums(struct norm_group f)
     int64_t n_down = THREADS / across, per = (f.x.n_rows + f.n_chunks - 1) / f.n_chunks;
     int64_t end = min(f.x.n_rows, (blockIdx.x + 1) * per);
     struct norm_sums mine = {0, 0};
-    double first = (double)cuda_row_f32(f.x, 0)[(group + lane / f.n) * f.n];
-    for (int64_t row = blockIdx.x * per + down; row < end && down < n_down; row += n_down) {
-        const float *x = cuda_row_f32(f.x, row) + group * f.n;
-        for (int64_t k = lane; k < wide; k += across) { /* more than one only where the slice is one group */
-            double d = (double)x[k] - first;
-            mine.d += d;
-            mine.d2 += d * d;
+    float first = cuda_row_f32(f.x, 0)[(group + lane / f.n) * f.n];
+    for (int64_t k = lane; k < wide; k += across) { /* more than one only where the slice is one group */
+        for (int64_t row = blockIdx.x * per + down; row < end && down < n_down; row += AHEAD * n_down) {
+            float x[AHEAD];
+#pragma unroll
+            for (int i = 0; i < AHEAD; i++)
+                x[i] = row + i * n_down < end ? cuda_row_f32(f.x, row + i * n_down)[group * f.n + k] : first;
+#pragma unroll
+            for (int i = 0; i < AHEAD; i++) {
+                double d = (double)x[i] - (double)first;
+                mine.d += d;
+                mine.d2 += d * d;
+            }
         }
     }
     part[threadIdx.x] = mine;
@@ -208,19 +215,19 @@ static __global__ void group_sums(struct norm_group f)
     f.sums[blockIdx.x * f.n_groups + group + threadIdx.x] = all;
 }
 
-/* A warp a group. */
+/* A block a group. */
 static __global__ void group_stats(struct norm_group f)
 {
-    int lane = (int)threadIdx.x;
+    __shared__ double part[32];
     int64_t group = blockIdx.x;
     double d = 0, d2 = 0, count = (double)f.x.n_rows * (double)f.n;
-    for (int64_t i = lane; i < f.n_chunks; i += 32) {
+    for (int64_t i = threadIdx.x; i < f.n_chunks; i += THREADS) {
         d += f.sums[i * f.n_groups + group].d;
         d2 += f.sums[i * f.n_groups + group].d2;
     }
-    d = cuda_warp_sum(d) / count;
-    d2 = cuda_warp_sum(d2) / count;
-    if (lane > 0)
+    d = cuda_block_sum(d, part) / count;
+    d2 = cuda_block_sum(d2, part) / count;
+    if (threadIdx.x > 0)
         return;
     double var = d2 - d * d;
     var = var > 0 || var != var ? var : 0;
@@ -242,7 +249,7 @@ static struct norm_stats *group_stats_of(struct run *r, struct tensor x, int gro
         return NULL;
     cudaStream_t stream = cuda_of(r)->compute;
     CUDA_LAUNCH(group_sums, dim3((unsigned)f.n_chunks, (unsigned)slices), THREADS, 0, stream, f);
-    CUDA_LAUNCH(group_stats, (unsigned)groups, 32, 0, stream, f);
+    CUDA_LAUNCH(group_stats, (unsigned)groups, THREADS, 0, stream, f);
     return f.stats;
 }
 

@@ -10,7 +10,8 @@ struct max_pool_each {
     int k, stride, pad;
     __device__ void operator()(int64_t row, int64_t c) const
     {
-        int64_t t = row / (h * w), y0 = row / w % h * stride - pad, x0 = row % w * stride - pad;
+        int64_t line = cuda_div(row, w), t = cuda_div(line, h);
+        int64_t y0 = (line - t * h) * stride - pad, x0 = (row - line * w) * stride - pad;
         float top = cuda_bits_to_f32(0xff800000u); /* -inf */
         for (int64_t a = y0 < 0 ? 0 : y0; a < y0 + k && a < x.shape[1]; a++) {
             for (int64_t b = x0 < 0 ? 0 : x0; b < x0 + k && b < x.shape[2]; b++) {
@@ -28,7 +29,8 @@ int cuda_max_pool(struct run *r, struct tensor y, struct tensor x, int k, int st
     return cuda_each(r, f, tensor_rows(y), y.shape[3]);
 }
 
-struct upsample_each {
+/* V channels at a time: 4, or 1. */
+template <int V> struct upsample_each {
     float *y;
     struct cuda_view4 x;
     int64_t h, w;
@@ -36,15 +38,22 @@ struct upsample_each {
     bool first_once;
     __device__ void operator()(int64_t row, int64_t c) const
     {
-        int64_t t = row / (h * w), from = first_once ? (t + ft - 1) / ft : t / ft;
-        y[row * x.shape[3] + c] = *cuda_at4(x, from, row / w % h / fh, row % w / fw, c);
+        int64_t line = cuda_div(row, w), t = cuda_div(line, h), from = cuda_div(first_once ? t + ft - 1 : t, ft);
+        const float *p = cuda_at4(x, from, cuda_div(line - t * h, fh), cuda_div(row - line * w, fw), V * c);
+        float *to = y + row * x.shape[3] + V * c;
+        if (V == 4)
+            *(float4 *)to = *(const float4 *)p;
+        else
+            *to = *p;
     }
 };
 
 int cuda_upsample(struct run *r, struct tensor y, struct tensor x, int ft, int fh, int fw, bool first_once)
 {
-    struct upsample_each f = {(float *)y.data, cuda_view4_of(x), y.shape[1], y.shape[2], ft, fh, fw, first_once};
-    return cuda_each(r, f, tensor_rows(y), y.shape[3]);
+    struct upsample_each<4> fours = {(float *)y.data, cuda_view4_of(x), y.shape[1], y.shape[2], ft, fh, fw, first_once};
+    struct upsample_each<1> ones = {(float *)y.data, fours.x, y.shape[1], y.shape[2], ft, fh, fw, first_once};
+    bool by_fours = cuda_view4_fours(&fours.x) && ((uintptr_t)y.data & 15) == 0;
+    return by_fours ? cuda_each(r, fours, tensor_rows(y), y.shape[3] / 4) : cuda_each(r, ones, tensor_rows(y), y.shape[3]);
 }
 
 #define CHANNELS 16 /* mean and std go up by value */

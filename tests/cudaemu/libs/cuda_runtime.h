@@ -13,6 +13,7 @@ enum cudaMemcpyKind { cudaMemcpyDeviceToDevice = 3 };
 #define cudaEventDisableTiming 2u
 
 const char *cudaGetErrorString(cudaError_t e);
+cudaError_t cudaGetLastError(void);
 cudaError_t cudaGetDevice(int *device);
 cudaError_t cudaDeviceGetPCIBusId(char *ret, int size, int device);
 cudaError_t cudaMemcpy(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind);
