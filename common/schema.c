@@ -38,7 +38,8 @@ static const struct schema_field avatar_fields[] = {
     {"face", SCHEMA_FACE, 0, 100000, "auto", NULL, 0,
      "whose face speaks: auto, none, required, an index by size (0 is the largest), or x,y,w,h in pixels of "
      "the image"},
-    {"preset", SCHEMA_CHOICE, 0, 0, "auto", PRESET_CHOICES, 0, "class of device: a ceiling on the memory that the job may take"},
+    {"preset", SCHEMA_CHOICE, 0, 0, "auto", PRESET_CHOICES, 0,
+     "class of device: a ceiling on the memory that the job may take"},
     {"priority", SCHEMA_INTEGER, 0, 9, "5", NULL, SCHEMA_QUEUE, "9 goes first"},
     {"delay_s", SCHEMA_NUMBER, 0, 2592000, NULL, NULL, SCHEMA_QUEUE, "not started before so many seconds are over"},
     {"not_before", SCHEMA_NUMBER, 0, 99999999999.0, NULL, NULL, SCHEMA_QUEUE,

@@ -13,6 +13,9 @@
 #include "worker/model/avatar.h"
 #include "worker/model/group_plan.h"
 
+/* What a GPU's driver, libraries and work buffer take about: a worker knows it of its own (device.h). */
+#define GPU_FIXED ((size_t)960 << 20)
+
 struct planning {
     const char *ckpts; /* NULL: the real dims, no weights */
     int width, height;
@@ -147,12 +150,12 @@ static int read_words(struct planning *p, int argc, char **argv, struct err *err
     return rc;
 }
 
-static void print_text(const struct avatar_plan *a)
+static void print_text(const struct avatar_plan *a, bool is_gpu)
 {
     char w[32], m[32], s[32], b[32];
     printf("%dx%d, %lld frames, %lld latents; weights %s\n\n%-11s %12s %12s %12s %12s %12s\n", a->width, a->height,
-           (long long)a->n_frames, (long long)a->n_latents, avatar_mode_text(&a->mode), "stage", "weights", "brought up", "arena",
-           "staging", "TFLOP");
+           (long long)a->n_frames, (long long)a->n_latents, avatar_mode_text(&a->mode), "stage", "weights",
+           "brought up", "arena", "staging", "TFLOP");
     for (int i = 0; i < AVATAR_STAGE_COUNT; i++) {
         const struct avatar_cost *c = &a->stage[i];
         printf("%-11s %12s %12s %12s %12s %12.4g\n", avatar_stage_name((enum avatar_stage)i),
@@ -163,6 +166,8 @@ static void print_text(const struct avatar_plan *a)
     if (a->mode.weights != AVATAR_RESIDENT)
         printf("brought up per job   %s\n", str_bytes(b, sizeof b, (size_t)a->brought_bytes));
     printf("work                 %.4g TFLOP\n", a->flops / 1e12);
+    if (is_gpu)
+        printf("on a GPU             %s more, for driver, libraries and work buffer\n", str_bytes(b, sizeof b, GPU_FIXED));
 }
 
 /* The ranks one by one, then the ways that were weighed. */
@@ -241,11 +246,12 @@ static int choose_mode(struct avatar *a, const struct planning *p, struct avatar
             modes[n++] = all[i];
     if (n_all > 0 && n == 0)
         return err_set(err, ERR_INVALID, "--compact is for GPUs, preset cpu plans for none");
-    int i = n_all < 0 ? n_all : avatar_first_plan(a, modes, n, &ask, preset_bytes(p->preset), ret, err);
+    const size_t most = preset_bytes(p->preset), room = most == SIZE_MAX ? most : most - GPU_FIXED;
+    int i = n_all < 0 ? n_all : avatar_first_plan(a, modes, n, &ask, room, ret, err);
     if (i == n)
         return err_set(err, ERR_NOFIT, "--preset: %s has %lld MiB, and %d x %d with %lld frames needs %s at least (%s)",
                        p->preset->name, (long long)p->preset->max_mib, p->width, p->height, (long long)p->frames,
-                       str_bytes(need, sizeof need, ret->peak_bytes), avatar_mode_text(&ret->mode));
+                       str_bytes(need, sizeof need, ret->peak_bytes + GPU_FIXED), avatar_mode_text(&ret->mode));
     if (i >= 0)
         avatar_set_mode(a, &modes[i]);
     return i < 0 ? i : 0;
@@ -264,7 +270,7 @@ static int plan(const struct planning *p, struct err *err)
     if (rc == 0 && p->json) {
         print_json(&g->first, p->ranks > 1 ? g : NULL);
     } else if (rc == 0) {
-        print_text(&g->first);
+        print_text(&g->first, !preset_is_cpu(p->preset));
         rc = p->ranks > 1 ? print_group(a, p, g, err) : 0;
     }
     mem_free(g);

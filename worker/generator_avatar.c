@@ -70,7 +70,8 @@ static int choose_modes(struct state *s, struct err *err)
     if (i < 0)
         return i;
     LOG(INFO, "device memory", log_str("mode", avatar_mode_text(&plan.mode)),
-        log_str("usual_job", str_bytes(need, sizeof(need), plan.peak_bytes)), log_str("room", str_bytes(have, sizeof(have), room)));
+        log_str("usual_job", str_bytes(need, sizeof(need), plan.peak_bytes)),
+        log_str("room", str_bytes(have, sizeof(have), room)));
     i = i == s->n_modes ? i - 1 : i;
     while (i > 0 && s->modes[i - 1].weights == s->modes[i].weights)
         i--;

@@ -314,7 +314,8 @@ static int avatar_work_rooms(struct avatar_parts *p, const struct avatar_plan *p
     return 0;
 }
 
-/* The arena: as planned; behind the weights where they lie in a pool. With a dump, which packs what it reads, as much as is wise. */
+/* The arena: as planned; behind the weights where they lie in a pool. With a dump, which packs what it reads, as much as is
+ * wise. */
 static int avatar_work_run(struct avatar_work *w, struct err *err)
 {
     struct avatar_parts *p = &w->a->parts;

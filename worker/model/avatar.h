@@ -110,8 +110,8 @@ struct avatar_plan {
     int width, height;
     int64_t n_frames, n_latents;
     struct avatar_cost stage[AVATAR_STAGE_COUNT];
-    size_t memory_bytes; /* one piece of the device's memory: the pool of weights and the arena behind them, where there is a pool;
-                          * else the arena alone, the largest of all stages' */
+    size_t memory_bytes; /* one piece of the device's memory: the pool of weights and the arena behind them, where there is a
+                          * pool; else the arena alone, the largest of all stages' */
     size_t peak_bytes;  /* of the device, all that is alive at one time: weights, arena, staging where it is host memory too,
                          * and what the device takes for itself, as far as it is known (device.h) */
     double flops;

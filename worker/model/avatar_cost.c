@@ -18,8 +18,8 @@ static double work_of(const struct avatar_plan *p, enum avatar_stage s)
     return p->stage[s].flops / 1e9;
 }
 
-static int plan(struct avatar *a, const struct avatar_mode *mode, int size, int64_t n_frames, int steps, struct avatar_plan *ret,
-                struct err *err)
+static int plan(struct avatar *a, const struct avatar_mode *mode, int size, int64_t n_frames, int steps,
+                struct avatar_plan *ret, struct err *err)
 {
     const struct avatar_ask ask = {.width = size, .height = size, .n_frames = n_frames, .steps = steps};
     return avatar_make_mode_plan(a, mode ? mode : avatar_get_mode(a), &ask, ret, err);

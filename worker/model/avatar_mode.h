@@ -4,8 +4,8 @@
  *     int n = avatar_mode_ladder("auto", is_host, false, ladder, &err);      from the fastest to the leanest
  *     ...the first one whose plan fits (avatar_plan_first)...
  *
- * Weights are on the device once and for all (resident), or a stage's at a time (staged: each job brings them up anew), or a few
- * layers at a time (streamed: each forward brings them up anew, one layer ahead of the one that computes). Compact: fewer
+ * Weights are on the device once and for all (resident), or a stage's at a time (staged: each job brings them up anew), or a
+ * few layers at a time (streamed: each forward brings them up anew, one layer ahead of the one that computes). Compact: fewer
  * activations at a time. A host device has its weights where they are mapped: there resident alone is there.
  */
 #ifndef WORKER_MODEL_AVATAR_MODE_H
@@ -26,8 +26,8 @@ struct avatar_mode {
 
 enum { AVATAR_MODES = 5 }; /* of a ladder */
 
-/* weights: auto, resident, staged or streamed; all but auto is that alone, with and without compact. How many, or ERR_INVALID for
- * another word and for a host device with one that it has not. */
+/* weights: auto, resident, staged or streamed; all but auto is that alone, with and without compact. How many, or ERR_INVALID
+ * for another word and for a host device with one that it has not. */
 int avatar_mode_ladder(const char *weights, bool is_host, bool pin, struct avatar_mode ret[AVATAR_MODES], struct err *err);
 /* "streamed, compact" */
 const char *avatar_mode_text(const struct avatar_mode *m);

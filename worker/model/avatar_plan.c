@@ -116,7 +116,8 @@ static void avatar_plan_resident(struct avatar_plan *plan, const struct avatar_p
     plan->peak_bytes = plan->stage[AVATAR_LOAD].weight_bytes + largest + (is_host ? 0 : avatar_parts_rounding(p));
 }
 
-/* A stage's weights, and its arena behind them; what conditioning leaves there stays for denoising, so these begin at one place. */
+/* A stage's weights, and its arena behind them; what conditioning leaves there stays for denoising, so these begin at one
+ * place. */
 static void avatar_plan_pooled(struct avatar_plan *plan)
 {
     struct avatar_cost *c = plan->stage;
@@ -133,7 +134,8 @@ static void avatar_plan_pooled(struct avatar_plan *plan)
 
 static void avatar_plan_peak(struct avatar_plan *plan, const struct avatar_parts *p, const struct device *device)
 {
-    static const enum avatar_part all[] = {AVATAR_PART_TEXT, AVATAR_PART_CLIP, AVATAR_PART_AUDIO, AVATAR_PART_VAE, AVATAR_PART_DIT};
+    static const enum avatar_part all[] = {AVATAR_PART_TEXT, AVATAR_PART_CLIP, AVATAR_PART_AUDIO, AVATAR_PART_VAE,
+                                           AVATAR_PART_DIT};
 
     plan->stage[AVATAR_LOAD].weight_bytes = p->pool != NULL ? 0 : avatar_plan_weights(p, all, 5);
     if (p->pool != NULL)
