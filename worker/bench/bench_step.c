@@ -17,6 +17,7 @@
 
 enum { STEPS = 50, EARLY = 0, LATE = 10, CACHED = 16, CALLS = 3 /* at least, of each row */ };
 #define SECONDS 8
+#define PAGE ((size_t)2 << 20) /* a GPU's allocations are multiples of it */
 #define GOAL 0.70      /* of the bf16 peak, of a whole step */
 #define GOAL_TILE 0.50 /* of a decoder tile */
 
@@ -31,6 +32,7 @@ struct walk {
     struct run run;
     struct avatar_mode mode; /* of the part at work */
     size_t arena, weights;   /* planned */
+    size_t rounding;         /* of weights with allocations of their own, of arena and pool */
     double expect;           /* seconds of the next call */
     int blocks, n_blocks;
 };
@@ -306,6 +308,7 @@ static int walk_part(struct walk *w, const struct part *p, struct err *err)
         if (!w->device) {
             w->arena = w->run.arena_peak + (64 << 10); /* a wait's own */
             w->weights = avatar_parts_bytes(&w->parts, p->part);
+            w->rounding = avatar_parts_rounding(&w->parts) + 2 * PAGE;
         }
     }
     return rc;
@@ -321,7 +324,7 @@ static void done_part(struct walk *w)
 /* What it takes of the device beyond what is taken for good; a CPU makes f32 of bf16 weights. */
 static size_t need(const struct walk *w, const struct device *d)
 {
-    return w->weights * (d->is_host ? 2 : 1) + w->arena;
+    return d->is_host ? 2 * w->weights + w->arena : w->weights + w->arena + w->rounding;
 }
 
 /* The first mode of the ladder whose plan fits. */
@@ -361,7 +364,8 @@ static int one_part(struct walk *w, const struct part *p, struct device *d, cons
         str_copy(s->weights, sizeof s->weights, avatar_mode_text(&w->mode));
     d->peak_bytes = d->taken_bytes;
     rc = walk_part(w, p, err);
-    size_t plan = before + w->weights + w->arena, peak = d->is_host ? w->weights + w->run.arena_peak : d->peak_bytes;
+    size_t plan = before + w->weights + w->arena + (d->is_host ? 0 : w->rounding);
+    size_t peak = d->is_host ? w->weights + w->run.arena_peak : d->peak_bytes;
     if (peak > plan)
         s->within_plan = false;
     if (plan > s->plan_bytes)
