@@ -538,6 +538,26 @@ static void check_compact(struct fixture *f, bool sound)
     dit_set_compact(f->dit, false);
 }
 
+/* More tokens than are made at once. */
+static void test_compact_embedding(void **state)
+{
+    struct fixture *f = *state;
+    struct run *r = &f->run;
+    const int64_t h = 128, w = 96, P = h / 2 * (w / 2);
+    struct tensor ref = random_of(f, 4, SHAPE(16, 2, h, w)), latents = random_of(f, 4, SHAPE(16, 2, h, w)), image[2];
+    struct tensor face = run_new(r, DTYPE_F32, 2, SHAPE(h, w));
+    op_fill(r, face, 1);
+    for (int i = 0; i < 2; i++) {
+        struct dit_picture p;
+        dit_set_compact(f->dit, i > 0);
+        dit_cond_picture(r, f->dit, ref, face, &p);
+        image[i] = run_new(r, DTYPE_F32, 2, SHAPE(3 * P, f->dit->dims.hidden));
+        dit_block_embed(r, f->dit, p.front, p.ref, latents, image[i], NULL);
+    }
+    dit_set_compact(f->dit, false);
+    assert_close(f, image[1], image[0], 0);
+}
+
 static void test_compact(void **state)
 {
     check_compact(*state, true);
@@ -553,6 +573,7 @@ int main(void)
         TEST(test_face),           TEST(test_pair),
         TEST(test_refiner),        TEST(test_all_steps_at_once),
         TEST(test_sound_once),     TEST(test_compact),
+        TEST(test_compact_embedding),
         cmocka_unit_test_setup_teardown(test_compact, setup_cpu, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
