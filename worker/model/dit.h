@@ -105,7 +105,8 @@ int dit_adapter_before(const struct dit *d, int unit); /* the adapter that comes
 int dit_open(struct dit **ret, struct ckpt *c, struct device *device, struct err *err);
 void dit_close(struct dit *d);
 /* Compact: forwards take about half the memory for a little more time; the results are the same. To be set before a
- * video's dit_cond_picture and left alone until its last forward. Where a window's tokens are spread over ranks (dit_share.h) attention stays as it is. */
+ * video's dit_cond_picture and left alone until its last forward. Where a window's tokens are spread over ranks
+ * (dit_share.h) attention stays as it is. */
 void dit_set_compact(struct dit *d, bool on);
 
 #endif
