@@ -251,51 +251,67 @@ static struct conv_shape shape_of(struct tensor y, struct tensor x, struct tenso
 }
 
 #if defined(TROUPE_CUDNN)
+/* Rows are pixels, columns four channels each. */
 struct padded_each {
     uint16_t *dst;
     struct cuda_view4 x;
     int64_t rows, columns; /* of dst */
     int64_t from[3];
-    bool replicate, is_f16;
+    bool replicate, is_f16, fours;
+    __device__ __forceinline__ uint16_t narrow(float v) const
+    {
+        return is_f16 ? cuda_f16_clamped(v) : cuda_bf16_from_f32(v);
+    }
     __device__ void operator()(int64_t i, int64_t k) const
     {
-        int64_t line = i / columns, at[3] = {from[0] + line / rows, from[1] + line % rows, from[2] + i - line * columns};
+        int64_t line = cuda_div(i, columns), t = cuda_div(line, rows);
+        int64_t at[3] = {from[0] + t, from[1] + line - t * rows, from[2] + i - line * columns};
         bool here = true;
         for (int d = 0; d < 3; d++) {
             int64_t in = max((int64_t)0, min(at[d], x.shape[d] - 1));
             here &= replicate || in == at[d];
             at[d] = in;
         }
-        float v = here ? cuda_at4(x, at[0], at[1], at[2], k)[0] : 0;
-        dst[i * x.shape[3] + k] = is_f16 ? cuda_f16_clamped(v) : cuda_bf16_from_f32(v);
+        float4 v = here ? cuda_load4(cuda_at4(x, at[0], at[1], at[2], 4 * k), fours) : make_float4(0, 0, 0, 0);
+        *(ushort4 *)(dst + i * x.shape[3] + 4 * k) = make_ushort4(narrow(v.x), narrow(v.y), narrow(v.z), narrow(v.w));
     }
 };
 
 int lib_dnn_padded(struct run *r, struct tensor dst, struct tensor x, const int64_t from[3], bool replicate)
 {
-    struct padded_each f = {(uint16_t *)dst.data,        cuda_view4_of(x), dst.shape[1], dst.shape[2],
-                            {from[0], from[1], from[2]}, replicate,        dst.dtype == DTYPE_F16};
-    return cuda_each(r, f, tensor_rows(dst), dst.shape[3]);
+    struct cuda_view4 v = cuda_view4_of(x);
+    struct padded_each f = {(uint16_t *)dst.data,        v,         dst.shape[1],             dst.shape[2],
+                            {from[0], from[1], from[2]}, replicate, dst.dtype == DTYPE_F16, cuda_view4_fours(&v) != 0};
+    return cuda_each(r, f, tensor_rows(dst), dst.shape[3] / 4);
 }
 
 struct finish_each {
-    float *y;
+    struct cuda_view4 y;
+    const uint16_t *x;
     const void *b;
     int b_dtype, act;
-    int64_t n;
-    float limit;
-    __device__ void operator()(int64_t row, int64_t k) const
+    bool is_f16, fours;
+    __device__ __forceinline__ float at(uint16_t bits, int64_t k) const
     {
-        float v = y[row * n + k];
-        v = v > limit ? limit : v < -limit ? -limit : v;
-        y[row * n + k] = cuda_act_f32(act, b ? v + cuda_load(b, b_dtype, k) : v);
+        float v = is_f16 ? cuda_f16_to_f32(bits) : cuda_bf16_to_f32(bits);
+        if (is_f16)
+            v = v > 65504 ? 65504 : v < -65504 ? -65504 : v;
+        return cuda_act_f32(act, b ? v + cuda_load(b, b_dtype, k) : v);
+    }
+    __device__ void operator()(int64_t i, int64_t k) const
+    {
+        int64_t line = cuda_div(i, y.shape[2]), t = cuda_div(line, y.shape[1]);
+        ushort4 q = *(const ushort4 *)(x + i * y.shape[3] + 4 * k);
+        float4 v = make_float4(at(q.x, 4 * k), at(q.y, 4 * k + 1), at(q.z, 4 * k + 2), at(q.w, 4 * k + 3));
+        cuda_store4(cuda_at4(y, t, line - t * y.shape[1], i - line * y.shape[2], 4 * k), fours, v);
     }
 };
 
-int lib_dnn_finish(struct run *r, struct tensor y, struct tensor b, enum act act, float limit)
+int lib_dnn_finish(struct run *r, struct tensor y, struct tensor x, struct tensor b, enum act act)
 {
-    struct finish_each f = {(float *)y.data, b.data, b.dtype, act, y.shape[3], limit};
-    return !b.data && act == ACT_NONE && limit == INFINITY ? 0 : cuda_each(r, f, tensor_rows(y), y.shape[3]);
+    struct cuda_view4 v = cuda_view4_of(y);
+    struct finish_each f = {v, (const uint16_t *)x.data, b.data, b.dtype, act, x.dtype == DTYPE_F16, cuda_view4_fours(&v) != 0};
+    return cuda_each(r, f, tensor_rows(y), y.shape[3] / 4);
 }
 #endif
 

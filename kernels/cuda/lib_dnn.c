@@ -13,7 +13,6 @@
 #include "kernels/cuda/lib_dnn.h"
 
 #include <cudnn.h>
-#include <math.h>
 #include <string.h>
 
 #include "common/mem.h"
@@ -90,9 +89,10 @@ int lib_dnn_open(struct cuda_impl *c, struct err *err)
     cudnnStatus_t s = cudnnCreate(&d->handle);
     if (s == CUDNN_STATUS_SUCCESS)
         s = cudnnSetStream(d->handle, c->compute);
-    return s == CUDNN_STATUS_SUCCESS ? 0
-                                     : err_set(err, ERR_UNSUPPORTED, "device cuda: cuDNN does not open: %s: precision f32 goes without",
-                                               cudnnGetErrorString(s));
+    if (s == CUDNN_STATUS_SUCCESS)
+        return 0;
+    return err_set(err, ERR_UNSUPPORTED, "device cuda: cuDNN does not open: %s: precision f32 goes without",
+                   cudnnGetErrorString(s));
 }
 
 /* ---- descriptors: the first failure sticks in p->status, and what follows does nothing ---- */
@@ -592,8 +592,8 @@ static void conv_plan(struct dnn *d, struct dnn_plan *p, const int64_t *x, const
 }
 
 /* Output rows [h, h + n[1]) of frames [t, t + n[0]), in w's type. */
-static int box(struct run *r, struct dnn *d, struct tensor y, struct tensor x, struct tensor w, const struct conv *c,
-               int64_t t, int64_t h, const int64_t n[2], size_t at)
+static int box(struct run *r, struct dnn *d, struct tensor y, struct tensor x, struct tensor w, struct tensor b,
+               const struct conv *c, int64_t t, int64_t h, const int64_t n[2], size_t at)
 {
     const int64_t ny[4] = {n[0], n[1], y.shape[2], y.shape[3]};
     const int64_t from[3] = {t * c->stride[0] - c->pad_before[0], h * c->stride[1] - c->pad_before[1], -c->pad_before[2]};
@@ -619,7 +619,7 @@ static int box(struct run *r, struct dnn *d, struct tensor y, struct tensor x, s
     int rc = lib_dnn_padded(r, xn, x, from, c->replicate);
     if (rc == 0)
         rc = execute(r, d, p, 3, uids, pointers);
-    return rc == 0 ? cuda_copy(r, tensor_slice(tensor_slice(y, 0, t, n[0]), 1, h, n[1]), yn) : rc;
+    return rc == 0 ? lib_dnn_finish(r, tensor_slice(tensor_slice(y, 0, t, n[0]), 1, h, n[1]), yn, b, c->act) : rc;
 }
 
 /* Frames and rows of output that fit `room` with their input; {0} when not even a row does. */
@@ -670,8 +670,8 @@ int lib_dnn_conv(struct run *r, struct tensor y, struct tensor x, struct tensor 
         for (int64_t h = 0; h < y.shape[1] && rc == 0; h += n[1]) {
             const int64_t here[2] = {y.shape[0] - t < n[0] ? y.shape[0] - t : n[0],
                                      y.shape[1] - h < n[1] ? y.shape[1] - h : n[1]};
-            rc = box(r, d, y, x, kernels, c, t, h, here, at);
+            rc = box(r, d, y, x, kernels, b, c, t, h, here, at);
         }
     }
-    return rc == 0 ? lib_dnn_finish(r, y, b, c->act, wn.dtype == DTYPE_F16 ? 65504 : (float)INFINITY) : rc;
+    return rc;
 }

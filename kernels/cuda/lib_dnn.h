@@ -24,9 +24,9 @@ int lib_dnn_open(struct cuda_impl *c, struct err *err);
 int lib_dnn_attention(struct run *r, struct tensor y, struct tensor q, struct tensor k, struct tensor v, struct attn a);
 int lib_dnn_conv(struct run *r, struct tensor y, struct tensor x, struct tensor w, struct tensor b, const struct conv *c);
 /* Kernels that it needs, in conv.cu: dst (bf16, or f16 clamped to +-65504; contiguous) = x from `from` on, and beyond its
- * edges their value or zero; y = act(y between +-limit + b[C]), in place. */
+ * edges their value or zero; y = act(x + b[C]), x as dst, its infinities clamped in f16. Channels are multiples of 4. */
 int lib_dnn_padded(struct run *r, struct tensor dst, struct tensor x, const int64_t from[3], bool replicate);
-int lib_dnn_finish(struct run *r, struct tensor y, struct tensor b, enum act act, float limit);
+int lib_dnn_finish(struct run *r, struct tensor y, struct tensor x, struct tensor b, enum act act);
 #ifdef __cplusplus
 }
 #endif

@@ -163,8 +163,8 @@ struct norm_stats {
     double mean, var, inv; /* inv: 1 / sqrt(var + eps) */
 };
 
-#define CHUNKS 1024 /* blocks that share the rows of a slice: 132 multiprocessors take 8 each */
-#define AHEAD 4     /* rows that a thread asks for before it needs the first */
+#define CHUNKS 1024 /* blocks that share the rows of a slice: some for each multiprocessor of any GPU */
+#define AHEAD 4     /* rows that a thread asks for before it needs the first: a latency for four */
 
 struct norm_group {
     struct cuda_rows x;
