@@ -557,31 +557,38 @@ static void walk(struct sides *t, const struct options *o, struct totals *sum)
     }
 }
 
-static bool parse(struct options *o, int argc, char **argv)
+static bool parse_value(struct options *o, const char *name, const char *value)
 {
     struct err err = {0};
+    int64_t n = 0;
+    if (strcmp(name, "--op") == 0)
+        o->op = value;
+    else if (strcmp(name, "--table") == 0)
+        o->table = value;
+    else if (strcmp(name, "--precision") == 0)
+        return device_precision_parse(value, "", &o->precision, &err) == 0;
+    else if (strcmp(name, "--seed") == 0)
+        return str_parse_i64(value, 0, INT64_MAX, &o->seed) == 0;
+    else if (strcmp(name, "--small") == 0 && str_parse_i64(value, 0, INT64_MAX, &n) == 0)
+        o->small = (double)n;
+    else if (strcmp(name, "--threads") == 0 && str_parse_i64(value, 1, 1024, &n) == 0)
+        o->n_threads = (int)n;
+    else
+        return false;
+    return true;
+}
+
+static bool parse(struct options *o, int argc, char **argv)
+{
     for (int i = 1; i < argc; i++) {
-        int64_t n = 0;
         if (strcmp(argv[i], "--bench") == 0)
             o->bench = true;
         else if (strcmp(argv[i], "--needed") == 0)
             o->needed = true;
-        else if (i + 1 == argc)
+        else if (i + 1 == argc || !parse_value(o, argv[i], argv[i + 1]))
             return false;
-        else if (strcmp(argv[i], "--op") == 0)
-            o->op = argv[++i];
-        else if (strcmp(argv[i], "--precision") == 0 && device_precision_parse(argv[i + 1], "", &o->precision, &err) == 0)
-            i++;
-        else if (strcmp(argv[i], "--table") == 0)
-            o->table = argv[++i];
-        else if (strcmp(argv[i], "--seed") == 0 && str_parse_i64(argv[i + 1], 0, INT64_MAX, &o->seed) == 0)
-            i++;
-        else if (strcmp(argv[i], "--small") == 0 && str_parse_i64(argv[i + 1], 0, INT64_MAX, &n) == 0 && i++)
-            o->small = (double)n;
-        else if (strcmp(argv[i], "--threads") == 0 && str_parse_i64(argv[i + 1], 1, 1024, &n) == 0 && i++)
-            o->n_threads = (int)n;
         else
-            return false;
+            i++;
     }
     return true;
 }

@@ -133,8 +133,10 @@ static bool scales_fit(const cublasLtMatmulDescOpaque_t *d, const cublasLtMatrix
     if (a->type != CUDA_R_8F_E4M3)
         return !d->scale[0] && !d->scale[1] && !d->scales[0] && !d->scales[1] && d->bias_type == -1;
     bool bias = !(d->epilogue & CUBLASLT_EPILOGUE_BIAS) || d->bias_type == CUDA_R_16BF;
-    bool modes = d->scales[0] == d->scales[1] && (d->scales[0] == 0 || (d->scale[0] && d->scale[1]));
-    return bias && modes && a->rows % 16 == 0 && a->ld % 16 == 0 && b->ld % 16 == 0 && y->rows % 4 == 0 && y->ld % 4 == 0;
+    bool each = d->scales[0] == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F, has = d->scale[0] && d->scale[1];
+    if (d->scales[0] != d->scales[1] || (each && !has))
+        return false;
+    return bias && a->rows % 16 == 0 && a->ld % 16 == 0 && b->ld % 16 == 0 && y->rows % 4 == 0 && y->ld % 4 == 0;
 }
 
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmulDesc_t d, cublasLtMatrixLayout_t a,
