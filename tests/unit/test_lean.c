@@ -313,7 +313,7 @@ static void make(struct avatar *a, struct job *j, struct avatar_result *ret)
     q.steps = small.steps;
     q.n_frames = small.n_frames;
     q.seed = 7;
-    q.face = AVATAR_FACE_NONE;
+    q.face = AVATAR_FACE_AUTO; /* which needs an arena too */
     j->bytes = 0;
     if (avatar_run(a, &q, &hooks, ret, &err) < 0)
         fail_msg("%s: %s", avatar_mode_text(avatar_get_mode(a)), err.text);

@@ -217,7 +217,7 @@ static void test_long_texts(void **state)
     assert_string_equal(err.text, "prompt: 4097 bytes are not allowed; at most 4096 are");
     str_format(json, sizeof(json), "{" MEDIA ",\"preset\":\"%s\"}", text);
     assert_int_equal(apply(json, NULL), ERR_INVALID);
-    assert_true(strlen(err.text) < 150); /* the value is cut */
+    assert_true(strlen(err.text) < 60 + 150); /* the value is cut: beside it are the choices */
 }
 
 static int text(json_t *into, const char *name, const char *value)

@@ -76,6 +76,20 @@ static bool touches(const struct face_box *b, const struct image *im)
            b->y + b->h > 0;
 }
 
+void face_plan(struct face_finder *f, struct run *r, int width, int height)
+{
+    float *rows = NULL;
+    struct err err = {0};
+    size_t n;
+    int w, h;
+    if (!f->detector)
+        return;
+    detector_size(width, height, &w, &h);
+    if (detector_rows(f->detector, r, NULL, w, h, &rows, &n, &err) < 0)
+        run_fail(r, err.code, "%s", err.text);
+    mem_free(rows);
+}
+
 int face_find(struct face_finder *f, struct run *r, const struct image *sized, struct face_list *ret,
               struct err *err)
 {

@@ -35,5 +35,7 @@ const char *face_finder_name(const struct face_finder *f);
  * cascade. Boxes that do not touch the picture are left out. */
 int face_find(struct face_finder *f, struct run *r, const struct image *sized, struct face_list *ret,
               struct err *err);
+/* What face_find will do with such a picture, on a run that plans, by a finder opened without a device. */
+void face_plan(struct face_finder *f, struct run *r, int width, int height);
 
 #endif

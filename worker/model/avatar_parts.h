@@ -75,7 +75,7 @@ struct avatar_parts {
     struct tokenizer_clip *tokenizer_clip;   /* the same */
     struct clip_text *clip;
     struct whisper *whisper;
-    struct face_finder *face; /* NULL while planning */
+    struct face_finder *face; /* NULL while planning the published sizes */
     struct vae *vae;
     struct dit *dit;
 };

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "kernels/comm/comm.h"
+#include "worker/face/face.h"
 #include "worker/model/avatar_impl.h"
 #include "worker/model/avatar_input.h"
 #include "worker/model/dit.h"
@@ -79,6 +80,8 @@ static int avatar_plan_walk(struct avatar_parts *p, struct avatar_job *j, const 
     if (rc < 0)
         return rc;
     r.group = group;
+    if (p->face != NULL)
+        face_plan(p->face, &r, j->width, j->height);
     rc = avatar_stage_condition(p, &r, j);
     avatar_plan_note(plan, AVATAR_CONDITION, p, &r, &since);
     if (rc == 0)
