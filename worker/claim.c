@@ -306,7 +306,8 @@ static int run_shared(struct claim *c, const struct queue_claimed *job, struct g
     int rc = gang_form(ret_gang, c->env.device, c->env.conf->volume, job->job.id, job->attempt, job->rank, job->size,
                        err);
     LOG(INFO, "gang", log_str("job", job->job.id), log_int("attempt", job->attempt), log_int("rank", job->rank),
-        log_int("size", job->size), log_str("why", rc < 0 ? err->text : NULL));
+        log_int("size", job->size), log_str("over", rc < 0 ? NULL : gang_carrier(*ret_gang)),
+        log_str("why", rc < 0 ? err->text : NULL));
     return rc < 0 ? rc : run_pipeline(c, job, *ret_gang, ret_result, ret_report, err);
 }
 

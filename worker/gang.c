@@ -94,6 +94,11 @@ int gang_rank(const struct gang *g)
     return g ? g->comm->rank : 0;
 }
 
+const char *gang_carrier(const struct gang *g)
+{
+    return g->comm->carrier->name;
+}
+
 int gang_share(struct gang *g, void *data, size_t bytes, struct err *err)
 {
     return comm_share(g->control, 0, data, bytes, err);

@@ -27,10 +27,12 @@ struct comm_group;
 struct device;
 struct gang;
 
-/* ERR_TIMEOUT when one of them does not come within half a minute. */
+/* ERR_TIMEOUT when one of them does not come within half a minute. GPUs talk over NCCL if all ranks can, and otherwise through
+ * host memory, as everything else does. */
 int gang_form(struct gang **ret, struct device *device, const char *volume, const char *job, int64_t attempt, int rank,
               int size, struct err *err);
 int gang_rank(const struct gang *g); /* 0 for NULL */
+const char *gang_carrier(const struct gang *g); /* what tensors go over: "nccl", or "sockets" through host memory */
 int gang_share(struct gang *g, void *data, size_t bytes, struct err *err);
 /* Chooses how the work is split, the same at every rank; *ret is what rank 0 needs, who has most. */
 int gang_split(struct gang *g, struct avatar *a, int width, int height, int64_t n_frames, int steps, const char *device_kind,
