@@ -160,7 +160,7 @@ static bool has_range(const struct schema_field *f)
 
 static int help_field(const struct schema_field *f, struct buf *out)
 {
-    char flag[64];
+    char flag[128];
     str_format(flag, sizeof(flag), "  --%s %s", f->name, value_word(f));
     for (char *c = flag + 4; *c && *c != ' '; c++)
         *c = *c == '_' ? '-' : *c;
