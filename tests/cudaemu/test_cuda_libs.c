@@ -117,6 +117,8 @@ static const struct {
     {"attention without an engine in e4m3", attention, 0x1p-8, 0x1p-8, {1, 33, 65, 2, 2, 48}},
     {"attention, one block", attention, 0x1p-8, E4M3_BOUND, {1, 40, 40, 2, 2, 64, 40}},
     {"attention, two blocks", attention, 0x1p-8, E4M3_BOUND, {1, 40, 40, 2, 2, 64, 20}},
+    {"attention, blocks, the last one short", attention, 0x1p-8, E4M3_BOUND, {2, 50, 50, 2, 2, 64, 12}},
+    {"attention, blocks, wide", attention, 1e-5, 1e-5, {1, 20, 20, 1, 1, 256, 10}},
     {"attention, wide", attention, 1e-5, 1e-5, {1, 20, 30, 1, 1, 256}},
     {"linear", linear, 1e-5, 1e-5, {50, 40, 70, 0}},
     {"linear", linear, 1e-5, 1e-5, {50, 48, 80, 0}},
@@ -223,6 +225,24 @@ static float too_large(struct side *s)
     return run_read(&s->run, r, y) < 0 || y[0] != -y[1] || y[2] != 0 ? NAN : y[0];
 }
 
+/* Values of 1 + 2^-10 under equal weights, which bf16 makes 1: whether the library had every one of three blocks. */
+static bool by_blocks(struct side *s)
+{
+    static float v[24 * 16], y[24 * 16];
+    static const float zeros[24 * 16];
+    const struct attn a = {.kind = ATTN_BLOCK_CAUSAL, .scale = 1, .block = 8};
+    const int64_t shape[4] = {1, 24, 1, 16};
+    for (int i = 0; i < 24 * 16; i++)
+        v[i] = 1 + 0x1p-10f;
+    run_reset(&s->run);
+    struct tensor q = run_write(&s->run, zeros, DTYPE_F32, 4, shape), k = run_write(&s->run, zeros, DTYPE_F32, 4, shape);
+    struct tensor r = op_attention(&s->run, q, k, run_write(&s->run, v, DTYPE_F32, 4, shape), a);
+    bool fine = run_read(&s->run, r, y) == 0;
+    for (int i = 0; i < 24 * 16; i++)
+        fine = fine && y[i] == 1;
+    return fine;
+}
+
 static void check_precision(struct side *s, enum device_precision p)
 {
     const float fp8 = p == DEVICE_FP8 ? 16 : 17, big = 65504.0f * 16;
@@ -235,6 +255,7 @@ static void check_precision(struct side *s, enum device_precision p)
         tell(seventeen(s, DTYPE_F16, 1 + 0x1p-10f) == 16 + 0x1p-6f, "f16 has 2^-10");
         tell(seventeen(s, DTYPE_F16, 1e6f) == big && seventeen(s, DTYPE_F16, -1e6f) == -big, "f16 is clamped");
         tell(too_large(s) == 65504, "f16 convolution is clamped");
+        tell(by_blocks(s), "blocks of keys go through the library");
     }
 }
 
