@@ -63,6 +63,12 @@ static const int64_t narrow_cases[][CASE_NUMBERS] = {
     {700, 3072, 3072, ACT_GELU_TANH, DTYPE_BF16, 0},
 };
 
+/* Large enough for e4m3 outside the emulation. */
+static const int64_t large_cases[][CASE_NUMBERS] = {
+    {40, 1024, 1040, ACT_GELU_TANH, DTYPE_BF16, 0},
+    {70, 1040, 1024, ACT_NONE, DTYPE_F8E4M3, DTYPE_BF16},
+};
+
 static const int64_t f16_cases[][CASE_NUMBERS] = {
     {17, 19, 23, ACT_NONE, DTYPE_F16, -1},     {33, 512, 96, ACT_SILU, DTYPE_F16, DTYPE_F16},
     {50, 100, 84, ACT_GELU_TANH, DTYPE_F16, 0}, {300, 64, 112, ACT_NONE, DTYPE_F16, DTYPE_BF16, 16, 64},
@@ -96,6 +102,7 @@ const struct check check_linear[] = {
     {"linear_add", linear_add, CHECK_BY(linear_add), CHECK_CASES(add_cases), .n_bench = 2},
     {"linear_narrow", linear, CHECK_BY(linear), CHECK_CASES(narrow_cases), .n_bench = 1},
     {"linear_narrow", linear_add, CHECK_BY(linear_add), CHECK_CASES(narrow_add_cases)},
+    {"linear_narrow", linear, CHECK_BY(linear), CHECK_CASES(large_cases), .normal_only = true},
     {"linear_f16", linear, CHECK_BY(linear), CHECK_CASES(f16_cases), .keeps_f16 = true},
     {0},
 };

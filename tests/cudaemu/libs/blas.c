@@ -126,17 +126,21 @@ static bool has_algorithm(const cublasLtMatmulDescOpaque_t *d, const cublasLtMat
     }
 }
 
+static bool has_bias(const cublasLtMatmulDescOpaque_t *d)
+{
+    return d->epilogue & CUBLASLT_EPILOGUE_BIAS;
+}
+
 /* What the documentation asks for beside e4m3 operands, and forbids beside others. */
 static bool scales_fit(const cublasLtMatmulDescOpaque_t *d, const cublasLtMatrixLayoutOpaque_t *a,
                        const cublasLtMatrixLayoutOpaque_t *b, const cublasLtMatrixLayoutOpaque_t *y)
 {
     if (a->type != CUDA_R_8F_E4M3)
         return !d->scale[0] && !d->scale[1] && !d->scales[0] && !d->scales[1] && d->bias_type == -1;
-    bool bias = !(d->epilogue & CUBLASLT_EPILOGUE_BIAS) || d->bias_type == CUDA_R_16BF;
     bool each = d->scales[0] == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F, has = d->scale[0] && d->scale[1];
-    if (d->scales[0] != d->scales[1] || (each && !has))
+    if (d->scales[0] != d->scales[1] || (each && !has) || (has_bias(d) && d->bias_type != CUDA_R_16BF))
         return false;
-    return bias && a->rows % 16 == 0 && a->ld % 16 == 0 && b->ld % 16 == 0 && y->rows % 4 == 0 && y->ld % 4 == 0;
+    return (a->rows | (uint64_t)a->ld | (uint64_t)b->ld) % 16 == 0 && (y->rows | (uint64_t)y->ld) % 4 == 0;
 }
 
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmulDesc_t d, cublasLtMatrixLayout_t a,
@@ -144,7 +148,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmul
                                               cublasLtMatmulPreference_t p, int wanted, cublasLtMatmulHeuristicResult_t *ret,
                                               int *ret_n)
 {
-    uintptr_t bias = d->epilogue & CUBLASLT_EPILOGUE_BIAS ? (uintptr_t)d->bias : 256;
+    uintptr_t bias = has_bias(d) ? (uintptr_t)d->bias : 256;
     if ((void *)h != &opened || wanted < 1 || c != y || p->schemes != 2)
         return CUBLAS_STATUS_INVALID_VALUE;
     *ret_n = 0;
@@ -176,8 +180,8 @@ static bool aligned(const void *p, uint64_t bytes)
 }
 
 /* Element (i, j) of a^T b, summed in double. */
-static double dot(const void *a, const cublasLtMatrixLayoutOpaque_t *la, const void *b, const cublasLtMatrixLayoutOpaque_t *lb,
-                  int64_t i, int64_t j)
+static double dot(const void *a, const cublasLtMatrixLayoutOpaque_t *la, const void *b,
+                  const cublasLtMatrixLayoutOpaque_t *lb, int64_t i, int64_t j)
 {
     double sum = 0;
     for (int64_t k = 0; k < (int64_t)la->rows; k++)
@@ -228,13 +232,14 @@ static bool fits(const struct product *p, const cublasLtMatmulAlgo_t *algo)
 {
     uint64_t now[8] = {0}, align = algo->data[6];
     stamp(now, &p->d, &p->la, &p->lb, &p->ly);
-    if (memcmp(now, algo->data, 6 * sizeof *now) != 0 || p->d.turned != CUBLAS_OP_T || !scales_fit(&p->d, &p->la, &p->lb, &p->ly))
+    if (memcmp(now, algo->data, 6 * sizeof *now) != 0 || p->d.turned != CUBLAS_OP_T ||
+        !scales_fit(&p->d, &p->la, &p->lb, &p->ly))
         return false;
     if (p->la.rows != p->lb.rows || p->la.cols != p->ly.rows || p->lb.cols != p->ly.cols)
         return false;
     if (p->la.type == CUDA_R_8F_E4M3 && (!aligned(p->a, 16) || !aligned(p->b, 16)))
         return false;
-    if ((p->d.epilogue & CUBLASLT_EPILOGUE_BIAS) && !aligned(p->d.bias, algo->data[7]))
+    if (has_bias(&p->d) && !aligned(p->d.bias, algo->data[7]))
         return false;
     return aligned(p->a, align >> 48) && aligned(p->b, align >> 32 & 0xffff) && aligned(p->y, align & 0xffff);
 }
