@@ -11,6 +11,9 @@
  * now: a cached window takes each latent's tokens from the window that computed it last, the picture's front
  * tokens and the text tokens from the window that computed its first latent. (The reference copies front and
  * text tokens to every latent; an index is enough.)
+ *
+ * Recordings: where the device has them, each window's predictions of early, of late and of cached steps are recorded
+ * and launched (kernels/run_repeat.h), eight at most; they are freed with the denoiser, before the device.
  */
 #ifndef WORKER_MODEL_DIT_DENOISE_H
 #define WORKER_MODEL_DIT_DENOISE_H
