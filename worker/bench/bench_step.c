@@ -421,7 +421,7 @@ int bench_step_run(struct device *d, const struct bench_step_options *o, const s
             rc = one_part(w, &parts[i], d, o->weights, err);
     if (ret->budget && ret->used_bytes > ret->budget)
         ret->within_plan = false;
-    if (rc == 0 && ret->weights[0] && !str_starts(ret->weights, "resident"))
+    if (rc == 0 && full_step(ret) > 0 && !str_starts(ret->weights, "resident"))
         rc = compare(w, d, err);
     if (rc == 0 && ret->n_rows == 0)
         rc = err_set(err, ERR_INVALID, "--only: no row of a step is called %s", o->only);
