@@ -136,8 +136,8 @@ template <int D> static __global__ void __launch_bounds__(LINEAR_TILE_THREADS) c
 #define RGB_WEIGHTS 12288 /* in shared memory as long as the block lives: 48 KiB */
 
 /* sum[p][o] += x[p] * weights[o] of the lane's channels; NULL: zeros. */
-static __device__ __forceinline__ void rgb_tap(const struct conv_shape &c, const float *const x[RGB_PIXELS], const float *weights,
-                                               float sum[RGB_PIXELS][FEW])
+static __device__ __forceinline__ void rgb_tap(const struct conv_shape &c, const float *const x[RGB_PIXELS],
+                                               const float *weights, float sum[RGB_PIXELS][FEW])
 {
     for (int k = (int)threadIdx.x % 32; k < c.cg; k += 32) {
         float v[RGB_PIXELS];
