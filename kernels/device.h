@@ -45,8 +45,8 @@ struct device_hooks {
     size_t (*used_bytes)(const struct device *d, bool *by_nvml);
     int (*write)(struct device *d, void *dst, const void *host, size_t bytes); /* in order with the ops */
     int (*read)(struct device *d, void *host, const void *src, size_t bytes);  /* waits for the ops before it */
-    /* A carrier of the device's own between the ranks that control connects (comm/comm.h), which it borrows. NULL: what ranks
-     * say goes through host memory. */
+    /* A carrier of the device's own between the ranks that control connects (comm/comm.h), which it borrows; all ranks call it.
+     * ERR_UNSUPPORTED: none of them can, control serves instead. NULL: what ranks say goes through host memory. */
     int (*comm)(struct device *d, struct comm *control, int64_t deadline_us, struct comm **ret, struct err *err);
 
     /* Copies of weights beside the ops, for kernels/pool.h. copy enqueues host -> dst behind the copies before it; host is

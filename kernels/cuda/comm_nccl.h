@@ -10,6 +10,9 @@
  * share a GPU (which NCCL does not do). control serves as well then. Any other failure is control's own. NCCL has a minute to
  * find all ranks: control's deadline should be longer.
  *
+ * NCCL takes memory of the device for its channels, some hundred MiB at the first exchange, which no plan counts; a device that
+ * has not so much left fails there.
+ *
  * exchange only enqueues: a failure is seen by a later call, or by check after whoever waited for the stream. Lengths that
  * disagree are not noticed: NCCL does not compare them. What was enqueued last has the deadline to be done by the GPU.
  *
