@@ -138,6 +138,11 @@ static void *watch(void *arg)
 
 /* ---- the carrier ---- */
 
+static bool is_taken(ncclResult_t e)
+{
+    return e == ncclSuccess || e == ncclInProgress;
+}
+
 /* All of an exchange as one group: NCCL orders it without deadlock. With the lock. */
 static ncclResult_t enqueue(struct nccl *k, const struct comm_set *s, const struct comm_piece *out, const struct comm_piece *in)
 {
@@ -146,13 +151,13 @@ static ncclResult_t enqueue(struct nccl *k, const struct comm_set *s, const stru
     for (int i = 0; i < s->n; i++) {
         if (i == s->me)
             continue;
-        if (out[i].bytes && bad == ncclSuccess)
+        if (out[i].bytes && is_taken(bad))
             bad = lib->Send(out[i].data, out[i].bytes, ncclUint8, s->rank[i], k->nccl, k->gpu->compute);
-        if (in[i].bytes && bad == ncclSuccess)
+        if (in[i].bytes && is_taken(bad))
             bad = lib->Recv(in[i].data, in[i].bytes, ncclUint8, s->rank[i], k->nccl, k->gpu->compute);
     }
     const ncclResult_t end = lib->GroupEnd();
-    return bad == ncclSuccess ? end : bad;
+    return is_taken(bad) ? end : bad;
 }
 
 /* With the lock. */

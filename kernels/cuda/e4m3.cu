@@ -84,22 +84,30 @@ int e4m3_rows(struct run *r, struct tensor dst, struct tensor x, struct tensor l
     }
 }
 
-struct mean_each {
-    float *y;
-    const float *x;
-    int64_t stride, rows, step;
-    __device__ void operator()(int64_t, int64_t k) const
-    {
-        float sum = 0;
-        for (int64_t i = 0; i < rows; i++)
-            sum += x[i * step * stride + k];
-        y[k] = sum / (float)rows;
-    }
-};
+#define MEAN_PARTS 32
+
+/* A block has 32 columns, and each of its warps a part of the rows. */
+static __global__ void __launch_bounds__(32 * MEAN_PARTS)
+    mean_rows(float *y, const float *x, int64_t stride, int64_t rows, int64_t n)
+{
+    __shared__ float part[MEAN_PARTS][32];
+    int64_t k = (int64_t)blockIdx.x * 32 + threadIdx.x;
+    float sum = 0;
+    for (int64_t i = threadIdx.y; i < rows && k < n; i += MEAN_PARTS)
+        sum += x[i * stride + k];
+    part[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y > 0 || k >= n)
+        return;
+    for (int i = 1; i < MEAN_PARTS; i++)
+        sum += part[i][threadIdx.x];
+    y[k] = sum / (float)rows;
+}
 
 int e4m3_mean(struct run *r, struct tensor dst, struct tensor x)
 {
     int64_t m = x.shape[0], step = (m + E4M3_MEAN_ROWS - 1) / E4M3_MEAN_ROWS;
-    struct mean_each f = {(float *)dst.data, (const float *)x.data, x.stride[0], (m + step - 1) / step, step};
-    return cuda_each(r, f, 1, x.shape[1]);
+    CUDA_LAUNCH(mean_rows, (unsigned)((x.shape[1] + 31) / 32), dim3(32, MEAN_PARTS), 0, cuda_of(r)->compute, (float *)dst.data,
+                (const float *)x.data, step * x.stride[0], (m + step - 1) / step, x.shape[1]);
+    return cuda_launched(r);
 }
