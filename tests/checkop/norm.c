@@ -71,6 +71,7 @@ static const int64_t group_cases[][CASE_NUMBERS] = {
     {2, 40, 33, 64, 64, ACT_RELU},
     {1, 3, 5, 600, 2},
     {2, 5, 7, 384, 32, ACT_SILU},
+    {1, 73, 73, 256, 32},
     {17, 64, 64, 64, 32, ACT_SILU},
     {17, 128, 128, 32, 32, ACT_SILU},
 };
