@@ -192,8 +192,14 @@ static struct blas_known *place(struct blas *b, const struct blas_key *key)
     return &b->known[first];
 }
 
+/* What the library does not do; everything else is a failure. */
+static bool refused(cublasStatus_t s)
+{
+    return s == CUBLAS_STATUS_NOT_SUPPORTED || s == CUBLAS_STATUS_INVALID_VALUE || s == CUBLAS_STATUS_ARCH_MISMATCH;
+}
+
 /* The algorithm for a key: looked up, or asked for. NULL after a failure. */
-static const struct blas_known *choose(struct run *r, struct blas *b, const struct blas_key *key, struct blas_call *c)
+static struct blas_known *choose(struct run *r, struct blas *b, const struct blas_key *key, struct blas_call *c)
 {
     struct blas_known *known = place(b, key);
     cublasLtMatmulPreferenceOpaque_t preference;
@@ -205,7 +211,7 @@ static const struct blas_known *choose(struct run *r, struct blas *b, const stru
     cublasStatus_t s = prefer(&preference, key);
     if (s == CUBLAS_STATUS_SUCCESS)
         s = cublasLtMatmulAlgoGetHeuristic(b->handle, &c->product, &c->w, &c->x, &c->y, &c->y, &preference, 1, &result, &n);
-    if (s != CUBLAS_STATUS_SUCCESS && s != CUBLAS_STATUS_NOT_SUPPORTED) {
+    if (s != CUBLAS_STATUS_SUCCESS && !refused(s)) {
         fail(r, s, "choosing an algorithm");
         return NULL;
     }
@@ -264,11 +270,15 @@ static int attempt(struct run *r, const struct blas_op *o, struct tensor y, stru
         return LIB_BLAS_OWN; /* a library that is older than the headers */
     if (s != CUBLAS_STATUS_SUCCESS)
         return fail(r, s, "describing the product");
-    const struct blas_known *known = choose(r, b, &key, &call);
+    struct blas_known *known = choose(r, b, &key, &call);
     if (!known || !known->fits)
         return known ? LIB_BLAS_OWN : r->err.code;
     s = cublasLtMatmul(b->handle, &call.product, &o->alpha, w.data, &call.w, x.data, &call.x, &beta, y.data, &call.y, y.data,
                        &call.y, &known->algo, cuda_of(r)->work, CUDA_WORK_LIBRARY, cuda_of(r)->compute);
+    if (refused(s)) { /* scales that it does not take it refuses only here */
+        known->fits = false;
+        return LIB_BLAS_OWN;
+    }
     return s == CUBLAS_STATUS_SUCCESS ? 0 : fail(r, s, "the product");
 }
 

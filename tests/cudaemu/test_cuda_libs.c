@@ -131,6 +131,7 @@ static const struct {
     {"linear without an algorithm", linear, 1e-5, 0, {50, 97, 30, 2}},
     {"linear without an epilogue", linear, 1e-5, 1e-5, {50, 176, 32, 2}},
     {"linear without e4m3", linear, 1e-5, 1e-5, {50, 224, 32, 1}},
+    {"linear, e4m3 refused at last", linear, 1e-5, 1e-5, {50, 272, 32, 2}},
     {"linear without scales of rows", linear, 1e-5, 1e-5, {50, 240, 32, 0}},
 };
 
