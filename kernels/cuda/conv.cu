@@ -310,7 +310,8 @@ struct finish_each {
 int lib_dnn_finish(struct run *r, struct tensor y, struct tensor x, struct tensor b, enum act act)
 {
     struct cuda_view4 v = cuda_view4_of(y);
-    struct finish_each f = {v, (const uint16_t *)x.data, b.data, b.dtype, act, x.dtype == DTYPE_F16, cuda_view4_fours(&v) != 0};
+    struct finish_each f = {v,   (const uint16_t *)x.data, b.data,                  b.dtype,
+                            act, x.dtype == DTYPE_F16,     cuda_view4_fours(&v) != 0};
     return cuda_each(r, f, tensor_rows(y), y.shape[3] / 4);
 }
 #endif

@@ -107,7 +107,7 @@ static __global__ void __launch_bounds__(32 * MEAN_PARTS)
 int e4m3_mean(struct run *r, struct tensor dst, struct tensor x)
 {
     int64_t m = x.shape[0], step = (m + E4M3_MEAN_ROWS - 1) / E4M3_MEAN_ROWS;
-    CUDA_LAUNCH(mean_rows, (unsigned)((x.shape[1] + 31) / 32), dim3(32, MEAN_PARTS), 0, cuda_of(r)->compute, (float *)dst.data,
-                (const float *)x.data, step * x.stride[0], (m + step - 1) / step, x.shape[1]);
+    CUDA_LAUNCH(mean_rows, (unsigned)((x.shape[1] + 31) / 32), dim3(32, MEAN_PARTS), 0, cuda_of(r)->compute,
+                (float *)dst.data, (const float *)x.data, step * x.stride[0], (m + step - 1) / step, x.shape[1]);
     return cuda_launched(r);
 }

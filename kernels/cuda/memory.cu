@@ -129,7 +129,7 @@ static void give(struct device *d, void *p, size_t bytes)
 {
     if (!p)
         return;
-    cudaFree(p); /* waits for the ops that use it */
+    cudaFree(p);
     d->taken_bytes -= counted(bytes);
 }
 
@@ -416,6 +416,7 @@ static void forget(struct device *d, const void *base, size_t bytes)
     struct cuda_impl *c = impl(d);
     size_t kept = 0;
     cuda_here(c);
+    cudaStreamSynchronize(c->compute); /* ops that read them; that cudaFree waits nobody promises */
     for (size_t i = 0; i < c->n_weights; i++) {
         struct cuda_weight w = c->weights[i];
         if (w.host >= (const char *)base && (size_t)(w.host - (const char *)base) < bytes) {
