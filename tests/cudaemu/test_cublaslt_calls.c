@@ -1,5 +1,5 @@
-/* test_cublaslt_calls.c -- the real cuBLASLt, without a GPU: does it take the descriptions that kernels/cuda/lib_blas.c makes,
- * attributes of the right size, and does it keep what was meant? An algorithm it gives only where a device is.
+/* test_cublaslt_calls.c -- the real cuBLASLt, without a GPU: does it take the descriptions that kernels/cuda/lib_blas.c
+ * makes, attributes of the right size, and does it keep what was meant? It gives an algorithm only where a device is.
  *
  * The file is included, not linked: its functions are static.
  */

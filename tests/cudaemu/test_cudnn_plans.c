@@ -1,7 +1,7 @@
 /* test_cudnn_plans.c -- the real cuDNN, without a GPU: given the description of a device that is not here (cuDNN 9.8 and
- * later), does it take what kernels/cuda/lib_dnn.c asks for? Convolutions of the VAE must come to a plan; of attention, an engine
- * must know the graph and get as far as asking for the driver, which its complaints tell. Nothing is computed.
- * Where the library does not take the description the test is skipped.
+ * later), does it take what kernels/cuda/lib_dnn.c asks for? Convolutions of the VAE must come to a plan; of attention, an
+ * engine must know the graph and get as far as asking for the driver, which its complaints tell. Nothing is computed. Where
+ * the library does not take the description the test is skipped.
  *
  * The file is included, not linked: its plans are static.
  */
