@@ -1,5 +1,6 @@
 #include "worker/bench/bench_step.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "common/mem.h"
@@ -18,8 +19,8 @@
 enum { STEPS = 50, EARLY = 0, LATE = 10, CACHED = 16, CALLS = 3 /* at least, of each row */ };
 #define SECONDS 8
 #define PAGE ((size_t)2 << 20) /* a GPU's allocations are multiples of it */
-#define GOAL 0.70      /* of the bf16 peak, of a whole step */
-#define GOAL_TILE 0.50 /* of a decoder tile */
+#define GOAL 0.70              /* of the bf16 peak, of a whole step */
+#define GOAL_TILE 0.50         /* of a decoder tile */
 
 /* One walk over the rows: with a device it measures, without one it plans. */
 struct walk {
@@ -109,6 +110,30 @@ static void call_step(struct run *r, void *arg)
     dit_denoise_predict(c->n, r, c->step, 0, c->x, v);
 }
 
+/* What was timed must have computed something: the cached step's velocities, which follow from the last full step. */
+static int check_finite(struct run *r, struct dit_call *c)
+{
+    struct tensor v[DIT_ROWS];
+    size_t mark = run_mark(r);
+    c->step = CACHED;
+    dit_denoise_begin(c->n, r, c->step);
+    dit_denoise_predict(c->n, r, c->step, 0, c->x, v);
+    for (int i = 0; i < DIT_ROWS && !run_failed(r); i++) {
+        int64_t n = tensor_count(v[i]), k = 0;
+        float *host = mem_calloc((size_t)n, sizeof *host);
+        if (!host)
+            return run_fail(r, ERR_NOMEM, "no memory for %lld velocities", (long long)n);
+        run_read(r, v[i], host);
+        while (k < n && isfinite(host[k]))
+            k++;
+        mem_free(host);
+        if (k < n)
+            run_fail(r, ERR_INTERNAL, "velocity %lld of row %d is not finite", (long long)k, i);
+    }
+    run_rewind(r, mark);
+    return r->err.code;
+}
+
 static struct sampler_text random_text(struct run *r, const struct dit *d, const uint8_t *mask)
 {
     const int64_t rows = 831;
@@ -175,6 +200,8 @@ static int walk_steps(struct walk *w, const struct sampler_inputs *in, const str
                      count_steps(rows[i].cached, rows[i].late) * plan->window.n_windows,
                      &(struct bench_work){call_step, NULL, &c});
     }
+    if (rc == 0 && w->device && w->result->n_rows > 1)
+        rc = check_finite(r, &c);
     dit_denoise_free(c.n);
     return rc;
 }
