@@ -144,7 +144,8 @@ static bool is_taken(ncclResult_t e)
 }
 
 /* All of an exchange as one group: NCCL orders it without deadlock. With the lock. */
-static ncclResult_t enqueue(struct nccl *k, const struct comm_set *s, const struct comm_piece *out, const struct comm_piece *in)
+static ncclResult_t enqueue(struct nccl *k, const struct comm_set *s, const struct comm_piece *out,
+                            const struct comm_piece *in)
 {
     const struct lib_nccl *lib = k->lib;
     ncclResult_t bad = lib->GroupStart();

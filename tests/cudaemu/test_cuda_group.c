@@ -1,6 +1,6 @@
-/* test_cuda_group.c -- groups of emulated GPUs over NCCL's emulation: what is exchanged, ranks that fail, die, do not come, NCCL
- * that is not there or refuses. Ranks are threads, each with a device of its own; control between them are threads' mailboxes or
- * sockets.
+/* test_cuda_group.c -- groups of emulated GPUs over NCCL's emulation: what is exchanged, ranks that fail, die, do not come,
+ * NCCL that is not there or refuses. Ranks are threads, each with a device of its own; control between them are threads'
+ * mailboxes or sockets.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -61,7 +61,8 @@ static void *rank_main(void *arg)
     if (!k->host && k->device->hooks->comm(k->device, k->control, k->deadline, &k->comm, &k->opened) < 0)
         k->comm = k->control;
     k->group.rank = k->control->rank;
-    if ((!k->opened.code || k->opened.code == ERR_UNSUPPORTED) && run_init(&k->run, k->device, (size_t)16 << 20, &err) == 0) {
+    if ((!k->opened.code || k->opened.code == ERR_UNSUPPORTED) &&
+        run_init(&k->run, k->device, (size_t)16 << 20, &err) == 0) {
         if (comm_group_init(&k->group, k->comm, k->control->rank, &degrees, &err) == 0)
             k->run.group = &k->group;
         k->play(k);
@@ -140,7 +141,8 @@ static void play_all(struct rank *k)
     float *host = mem_calloc(16384, sizeof(*host));
     for (int64_t i = 0; i < 16384; i++)
         host[i] = (float)(me * 100000 + i);
-    struct tensor src = run_write(r, host, DTYPE_F32, 1, SHAPE(n_out)), own = run_write(r, host, DTYPE_F32, 1, SHAPE(counts[me]));
+    struct tensor src = run_write(r, host, DTYPE_F32, 1, SHAPE(n_out)),
+                  own = run_write(r, host, DTYPE_F32, 1, SHAPE(counts[me]));
     struct tensor whole = run_new(r, DTYPE_F32, 1, SHAPE(n_in + 2 * all + 6000));
     struct tensor a = tensor_slice(whole, 0, 0, n_in), b = tensor_slice(whole, 0, n_in, all),
                   c = tensor_slice(whole, 0, n_in + all, all), d = tensor_slice(whole, 0, n_in + 2 * all, 6000);
@@ -258,21 +260,23 @@ static void play_cancel(struct rank *k)
 }
 
 /* All ranks but one end with that code and sentence within a time; then the same devices form a new group. */
-static void expect(const char *what, const char *fault, int64_t deadline, void (*fn)(struct rank *k), int code, const char *sentence,
-                   int64_t least, int64_t most, int but)
+static void expect(const char *what, const char *fault, int64_t deadline, void (*fn)(struct rank *k), int code,
+                   const char *sentence, int64_t least, int64_t most, int but)
 {
     struct rank ranks[MOST] = {{0}};
     char text[700];
     play(ranks, MOST, fault, deadline, fn);
     for (int i = 0; i < MOST; i++) {
         const struct rank *k = &ranks[i];
-        str_format(text, sizeof(text), "rank %d after %.2f s: %d %s", i, (double)k->took / 1e6, k->run.err.code, k->run.err.text);
-        check(i == but || (k->run.err.code == code && has(k->run.err.text, sentence) && k->took >= least && k->took < most), what, text);
+        const struct err *e = &k->run.err;
+        str_format(text, sizeof(text), "rank %d after %.2f s: %d %s", i, (double)k->took / 1e6, e->code, e->text);
+        check(i == but || (e->code == code && has(e->text, sentence) && k->took >= least && k->took < most), what, text);
     }
     done(ranks, MOST);
     play(ranks, MOST, "", 20 * CLOCK_S, play_some);
     for (int i = 0; i < MOST; i++)
-        check(!ranks[i].run.err.code && ranks[i].comm != ranks[i].control && ranks[i].value == 0, "a new group after it", ranks[i].run.err.text);
+        check(!ranks[i].run.err.code && ranks[i].comm != ranks[i].control && ranks[i].value == 0, "a new group after it",
+              ranks[i].run.err.text);
     done(ranks, MOST);
 }
 
@@ -288,7 +292,8 @@ static void test_failures(void)
     expect("a rank dies", "", 20 * CLOCK_S, play_die, ERR_IO, "rank 1 is gone", 0, soon, 1);
     over_sockets = false;
     expect("a rank does not come", "", CLOCK_S, play_sleep, ERR_TIMEOUT, "deadline", CLOCK_S, CLOCK_S + soon, 1);
-    expect("an exchange that never ends", "stuck:0:3", CLOCK_S, play_some, ERR_TIMEOUT, "deadline", CLOCK_S, CLOCK_S + soon, -1);
+    expect("an exchange that never ends", "stuck:0:3", CLOCK_S, play_some, ERR_TIMEOUT, "deadline", CLOCK_S, CLOCK_S + soon,
+           -1);
 }
 
 /* ---- without NCCL ---- */
@@ -302,7 +307,8 @@ static void expect_without(const char *what, const char *fault, int64_t deadline
     for (int i = 0; i < MOST; i++) {
         const struct rank *k = &ranks[i];
         str_format(text, sizeof(text), "rank %d: %s / %s", i, k->opened.text, k->run.err.text);
-        check(k->opened.code == ERR_UNSUPPORTED && has(k->opened.text, sentence) && !k->run.err.code && k->value == 0, what, text);
+        check(k->opened.code == ERR_UNSUPPORTED && has(k->opened.text, sentence) && !k->run.err.code && k->value == 0, what,
+              text);
     }
     done(ranks, MOST);
 }
@@ -331,8 +337,8 @@ static void test_one_gpu(void)
     struct device *mine[MOST] = {ranks[0].device, ranks[1].device, ranks[2].device};
     play(ranks, MOST, "", 20 * CLOCK_S, play_all);
     for (int i = 0; i < MOST; i++) {
-        check(ranks[i].opened.code == ERR_UNSUPPORTED && has(ranks[i].opened.text, "ranks 0 and 1 have one GPU"), "one GPU for all",
-              ranks[i].opened.text);
+        check(ranks[i].opened.code == ERR_UNSUPPORTED && has(ranks[i].opened.text, "ranks 0 and 1 have one GPU"),
+              "one GPU for all", ranks[i].opened.text);
         check(!ranks[i].run.err.code && ranks[i].value == 10 && ranks[i].result[ranks[i].n_result - 1] == 3 * 11 + 0.25f,
               "exchanges of one GPU's ranks", ranks[i].run.err.text);
     }

@@ -1,5 +1,5 @@
-/* test_gang_form.c -- how a gang's workers meet when they have GPUs: over NCCL's emulation where each has one of its own, through
- * host memory where one has no NCCL, shares a GPU or has none. Workers are threads here.
+/* test_gang_form.c -- how a gang's workers meet when they have GPUs: over NCCL's emulation where each has one of its own,
+ * through host memory where one has no NCCL, shares a GPU or has none. Workers are threads here.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -66,8 +66,8 @@ static void expect(const char *what, struct device *a, struct device *b, int cod
     for (int i = 0; i < 2; i++)
         pthread_join(w[i].thread, NULL);
     for (int i = 0; i < 2; i++) {
-        str_format(text, sizeof(text), "rank %d over %s after %.2f s, left after %.2f s: %s", i, w[i].over, (double)w[i].formed / 1e6,
-                   (double)w[i].left / 1e6, w[i].err.text);
+        str_format(text, sizeof(text), "rank %d over %s after %.2f s, left after %.2f s: %s", i, w[i].over,
+                   (double)w[i].formed / 1e6, (double)w[i].left / 1e6, w[i].err.text);
         check(w[i].rc == 0 && w[i].told == 4711 && strcmp(w[i].over, over) == 0, what, text);
         /* rank 1 waits for rank 0's end, and neither for the other's before it gives up */
         check(w[i].left >= 250 * CLOCK_MS && w[i].left < 1700 * CLOCK_MS, "both leave together", text);

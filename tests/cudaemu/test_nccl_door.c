@@ -1,5 +1,5 @@
-/* test_nccl_door.c -- the real NCCL where it is: kernels/cuda/lib_nccl.c finds it and all that is called of it, and a group of
- * one rank comes up, or without a GPU is refused in a way that kernels/cuda/comm_nccl.c knows.
+/* test_nccl_door.c -- the real NCCL where it is: kernels/cuda/lib_nccl.c finds it and all that is called of it, and a group
+ * of one rank comes up, or without a GPU is refused in a way that kernels/cuda/comm_nccl.c knows.
  */
 #include <stdio.h>
 #include <string.h>
@@ -31,8 +31,8 @@ int main(void)
     }
     const ncclResult_t known = nccl->GetVersion(&version);
     check(known == ncclSuccess && version >= 21400, "its version", version);
-    check(nccl->GetUniqueId(&id) == ncclSuccess && nccl->GetUniqueId(&other) == ncclSuccess && memcmp(&id, &other, sizeof(id)) != 0,
-          "ids that differ", 0);
+    const ncclResult_t made = nccl->GetUniqueId(&id), again = nccl->GetUniqueId(&other);
+    check(made == ncclSuccess && again == ncclSuccess && memcmp(&id, &other, sizeof(id)) != 0, "ids that differ", 0);
     config.blocking = 0;
     const ncclResult_t said = nccl->CommInitRankConfig(&comm, 1, id, 0, &config);
     while (comm && now == ncclInProgress)
