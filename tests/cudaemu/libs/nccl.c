@@ -1,9 +1,9 @@
 /* nccl.c -- NCCL's contract as kernels/cuda/comm_nccl.c uses it, between threads of one process, each with an emulated
  * device of its own. From NCCL's user guide (2.28):
  *
- * - communicators do not block: init, group end and finalize return ncclInProgress (sends and receives may, here
- *   they do), and ncclCommGetAsyncError says when they are over. Until then nothing else may be called on the communicator but that
- *   and ncclCommAbort;
+ * - communicators do not block: init, group end and finalize return ncclInProgress (sends and receives may, and do so
+ *   here); ncclCommGetAsyncError says when they are over. Until then nothing else may be called on the communicator but
+ *   that and ncclCommAbort;
  * - init is over when all ranks have called it; two on one device are refused;
  * - sends and receives of a pair are matched in order; those of a group go on at the same time. They are the stream's:
  *   what it has before is done before, what follows waits;
