@@ -78,7 +78,7 @@ static struct {
 
 std::recursive_mutex emu_lock;
 struct emu_settings emu;
-thread_local int emu_device;
+__thread int emu_device;
 cudaError_t emu_lost[EMU_DEVICES_MAX];
 
 static thread_local cudaError_t last_error;

@@ -36,7 +36,7 @@ struct emu_settings { /* from the environment; README.md has their names */
     emu_order order;
 };
 extern struct emu_settings emu;
-extern thread_local int emu_device;                  /* this thread's */
+extern __thread int emu_device; /* this thread's. (gcc: ubsan takes a thread_local of another file for a null pointer) */
 extern cudaError_t emu_lost[EMU_DEVICES_MAX];        /* the error that stays, per device */
 
 void emu_set_up(void);
