@@ -173,7 +173,8 @@ static __device__ __forceinline__ void weigh(const struct attention &a, struct a
     }
 }
 
-template <int EACH, int WIDE> static __global__ void __launch_bounds__(THREADS) attend(struct attention a)
+/* Wide heads need the registers of a whole multiprocessor: without the 1 they spill on sm_120. 0: as the compiler likes. */
+template <int EACH, int WIDE> static __global__ void __launch_bounds__(THREADS, WIDE > 128 ? 1 : 0) attend(struct attention a)
 {
     __shared__ struct attention_shared<EACH> m;
     int64_t tile = blockIdx.x % a.n_tiles, head = blockIdx.x / a.n_tiles, batch = head / a.q.shape[2];
