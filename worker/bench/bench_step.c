@@ -51,6 +51,15 @@ static struct bench_row *row_new(struct walk *w, const char *op, const char *whe
     return row;
 }
 
+/* Seconds of the first full step; 0: none was wanted. */
+static double full_step(const struct bench_step_result *s)
+{
+    for (int i = 0; i < s->n_rows; i++)
+        if (strcmp(s->row[i].op, "full step") == 0)
+            return s->row[i].time.seconds;
+    return 0;
+}
+
 /* Blocks as the CPU passes them; a device is asked to do them all and answers at the end. */
 static void tap(void *arg, struct run *r, const char *name, struct tensor t)
 {
@@ -200,7 +209,7 @@ static int walk_steps(struct walk *w, const struct sampler_inputs *in, const str
                      count_steps(rows[i].cached, rows[i].late) * plan->window.n_windows,
                      &(struct bench_work){call_step, NULL, &c});
     }
-    if (rc == 0 && w->device && w->result->n_rows > 1)
+    if (rc == 0 && full_step(w->result) > 0)
         rc = check_finite(r, &c);
     dit_denoise_free(c.n);
     return rc;
@@ -401,14 +410,6 @@ static int one_part(struct walk *w, const struct part *p, struct device *d, cons
         s->peak_bytes = peak;
     done_part(w);
     return rc;
-}
-
-static double full_step(const struct bench_step_result *s)
-{
-    for (int i = 0; i < s->n_rows; i++)
-        if (strcmp(s->row[i].op, "full step") == 0)
-            return s->row[i].time.seconds;
-    return 0;
 }
 
 /* The transformer with resident weights too; that they do not fit is no failure. */
