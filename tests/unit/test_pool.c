@@ -252,7 +252,7 @@ struct block {
 static void fill(struct pool *p, struct block *b, int seed, size_t offset, size_t bytes)
 {
     struct err err = {0};
-    char name[16];
+    char name[32];
     snprintf(name, sizeof name, "block %d", seed);
     b->number = pool_block(p, name, offset);
     assert_true(b->number >= 0);
