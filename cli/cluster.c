@@ -25,6 +25,8 @@
 #define MAX_WORDS 24
 #define MAX_ENV 80
 #define EXIT_RECYCLE 75 /* of a worker that wants to be started again */
+#define EXIT_FAILED 1   /* of one that could not start */
+#define EXIT_USAGE 2    /* of one whose settings are wrong */
 #define SETTLED_S 60
 
 struct child {
@@ -49,7 +51,7 @@ struct cluster {
     struct child child[MAX_CHILDREN];
     int n;
     pthread_t thread;
-    bool watching, container;
+    bool watching, container, once;
     int start_s; /* how long a part may take to come up */
     unsigned parts;
     atomic_bool stopping;
@@ -342,6 +344,15 @@ static void stop_all(struct cluster *k)
     stop_range(k, 0, first);
 }
 
+/* Nothing is gained by starting it again: a part that others need, or for one job a worker that refuses to start. */
+static bool is_missed(const struct cluster *k, const struct child *ch)
+{
+    if (k->container)
+        return !ch->worker;
+    bool refused = WIFEXITED(ch->status) && (WEXITSTATUS(ch->status) == EXIT_FAILED || WEXITSTATUS(ch->status) == EXIT_USAGE);
+    return k->once && ch->worker && refused && ch->restarts == 0 && clock_us() - ch->started_us < SETTLED_S * CLOCK_S;
+}
+
 /* Stops them too: a child ends with the thread that started it (PR_SET_PDEATHSIG), and Redis must outlive the rest. */
 static void *watch(void *arg)
 {
@@ -352,8 +363,10 @@ static void *watch(void *arg)
             if (ch->pid > 0 && child_ended(ch)) {
                 ch->again_us = clock_us() + child_pause(ch);
                 atomic_fetch_add(&k->deaths, 1);
-                if (k->container && !ch->worker)
+                if (is_missed(k, ch))
                     atomic_store(&k->failed, i + 1);
+                if (k->once && atomic_load(&k->failed))
+                    cli_stopped = 1;
             } else if (ch->pid == 0 && clock_us() >= ch->again_us) {
                 struct err why = {0};
                 ch->restarts++;
@@ -556,6 +569,7 @@ int cluster_start(struct cluster **ret, struct cli *c, const struct cluster_opti
     k->lock = -1;
     k->parts = o->parts ? o->parts : CLUSTER_ALL;
     k->container = o->container;
+    k->once = o->once;
     k->start_s = o->container ? 120 : 20; /* a network volume may take its time */
     int rc = make_dirs(k, o, err);
     bool own_page = page_port_free((int)c->conf.web_port);
@@ -595,6 +609,20 @@ const char *cluster_failed(struct cluster *k)
 {
     int n = atomic_load(&k->failed);
     return n ? k->child[n - 1].title : NULL;
+}
+
+/* Of a log line its why="...", else the line. */
+void cluster_why(struct cluster *k, char *ret, size_t size)
+{
+    int n = atomic_load(&k->failed);
+    char line[400] = "";
+    if (n && k->child[n - 1].log[0])
+        last_line(k->child[n - 1].log, line, sizeof line);
+    const char *why = strstr(line, "why=\"");
+    char *end = strrchr(line, '"');
+    if (why && end > why + strlen("why=\""))
+        *end = 0;
+    str_copy(ret, size, why ? why + strlen("why=\"") : line);
 }
 
 int cluster_deaths(struct cluster *k)

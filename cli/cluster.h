@@ -28,6 +28,7 @@ struct cluster_options {
     const char *volume;       /* made if missing */
     const char *state;        /* folder of one cluster alone: Redis' data and the logs; NULL: the volume */
     bool container;           /* see above */
+    bool once;                /* for one job: a worker that cannot start ends it all (cluster_failed, cli_stopped) */
     const char *noise, *dump; /* files for the workers' every job (tests and comparisons), or NULL */
 };
 
@@ -44,7 +45,8 @@ int cluster_start(struct cluster **ret, struct cli *c, const struct cluster_opti
 const char *cluster_url(const struct cluster *k);  /* "" without a dispatcher */
 const char *cluster_page(const struct cluster *k); /* "" without a page port */
 const char *cluster_log_dir(const struct cluster *k); /* "" in a container */
-const char *cluster_failed(struct cluster *k); /* in a container: the part that ended and is missed, or NULL */
+const char *cluster_failed(struct cluster *k); /* in a container or with once: the part that ended and is missed, or NULL */
+void cluster_why(struct cluster *k, char *ret, size_t size); /* what that part said last; "" where it has no log */
 int cluster_deaths(struct cluster *k); /* restarts so far */
 void cluster_stop(struct cluster *k);  /* NULL is fine */
 

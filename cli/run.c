@@ -70,7 +70,7 @@ static int run_job(const struct cli *c, const json_t *fields, const struct runni
 
 static int start(struct cli *c, struct running *w, struct err *err)
 {
-    struct cluster_options o = {.n_workers = 1, .volume = w->dir, .noise = w->noise, .dump = w->dump};
+    struct cluster_options o = {.n_workers = 1, .volume = w->dir, .noise = w->noise, .dump = w->dump, .once = true};
     int rc = up_check_ckpts(c, err);
     if (rc < 0)
         return rc;
@@ -108,6 +108,12 @@ static int run_all(struct cli *c, const json_t *fields, struct running *w, struc
         up_say_where(c, w->cluster);
     if (rc == 0)
         rc = run_job(c, fields, w, err);
+    if (rc < 0 && w->cluster && cluster_failed(w->cluster)) {
+        char why[400];
+        cluster_why(w->cluster, why, sizeof why);
+        err_clear(err);
+        rc = err_set(err, ERR_UNSUPPORTED, "%s cannot start: %s", cluster_failed(w->cluster), why);
+    }
     if (rc == 0 && w->stay) {
         fprintf(stderr, "open %s to see it and to make more; Ctrl-C stops everything\n",
                 cluster_page(w->cluster));

@@ -152,6 +152,16 @@ def test_run_with_wrong_words(tmp_path, words, code, sentence):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("words, sentence", [
+    (["--device", "cuda:1023"], "worker0 cannot start: device cuda"), # no module, no GPU, or not so many
+    (["--precision", "fp8"], "worker0 cannot start: device cpu: precision fp8 needs a GPU"),
+])
+def test_run_with_a_worker_that_cannot_start(tmp_path, words, sentence):
+    done = troupe("run", *SMALL, *words, cwd=tmp_path, timeout=30)
+    assert done.returncode == 1 and sentence in done.stderr
+    assert not list(tmp_path.glob("*.mp4"))
+
+
 def test_run_of_a_bad_file(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
     done = troupe("run", "--image", str(tmp_path / "a.png"), "--audio", SPEECH, "--ckpts", TINY, "--json", cwd=tmp_path)
