@@ -8,6 +8,7 @@
 #include "common/mem.h"
 #include "common/str.h"
 #include "worker/model/dit_denoise.h"
+#include "tests/cudaemu/check.h"
 
 enum { FRAMES = 140, WINDOWS = 2, SOUND = 20, TEXT = 9, LH = 2, LW = 2, COUNT = 16 * WINDOW_LATENTS * LH * LW };
 
@@ -21,16 +22,8 @@ struct made {
     int n_played, n_begun;
 };
 
-static int passed, failed;
 static struct made *counted; /* whose launches are counted */
 static struct device_hooks real;
-
-static void check(bool fine, const char *what, const char *text)
-{
-    fine ? passed++ : failed++;
-    if (!fine)
-        printf("FAIL %s: %s\n", what, text);
-}
 
 static int count_play(struct device *d, void *recording)
 {

@@ -8,17 +8,9 @@
 #include "kernels/device.h"
 #include "kernels/ops.h"
 #include "kernels/run_repeat.h"
+#include "tests/cudaemu/check.h"
 
 enum { ROWS = 20, K = 24, N = 17, STEPS = 6, MOVED = 4 };
-
-static int passed, failed;
-
-static void check(bool fine, const char *what, const char *text)
-{
-    fine ? passed++ : failed++;
-    if (!fine)
-        printf("FAIL %s: %s\n", what, text);
-}
 
 enum trouble { NOTHING, WRITES, READS, GROWS, LASTS };
 

@@ -14,22 +14,9 @@
 #include "kernels/comm/comm.h"
 #include "kernels/device.h"
 #include "kernels/ops.h"
+#include "tests/cudaemu/check.h"
 
 enum { MOST = 3 };
-
-static int passed, failed;
-
-static void check(bool fine, const char *what, const char *text)
-{
-    fine ? passed++ : failed++;
-    if (!fine)
-        printf("FAIL %s: %s\n", what, text);
-}
-
-static bool has(const char *text, const char *part)
-{
-    return strstr(text, part) != NULL;
-}
 
 static struct device *devices[MOST]; /* one a GPU */
 static bool over_sockets;            /* control of the next groups */

@@ -9,20 +9,7 @@
 #include "kernels/device.h"
 #include "kernels/ops.h"
 #include "kernels/run.h"
-
-static int passed, failed;
-
-static void check(bool fine, const char *what, const char *text)
-{
-    fine ? passed++ : failed++;
-    if (!fine)
-        printf("FAIL %s: %s\n", what, text);
-}
-
-static bool has(const char *text, const char *part)
-{
-    return strstr(text, part) != NULL;
-}
+#include "tests/cudaemu/check.h"
 
 static void test_open(void)
 {

@@ -8,25 +8,12 @@
 #include "kernels/ops.h"
 #include "kernels/pool.h"
 #include "kernels/run.h"
+#include "tests/cudaemu/check.h"
 
 #define MIB ((size_t)1 << 20)
 #define CONTEXT (512 * MIB)  /* what the module takes the driver to need */
 #define LIBRARIES (256 * MIB)
 #define WORK (192 * MIB)
-
-static int passed, failed;
-
-static void check(bool fine, const char *what, const char *text)
-{
-    fine ? passed++ : failed++;
-    if (!fine)
-        printf("FAIL %s: %s\n", what, text);
-}
-
-static bool has(const char *text, const char *part)
-{
-    return strstr(text, part) != NULL;
-}
 
 /* ---- the pool ---- */
 

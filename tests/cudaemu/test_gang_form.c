@@ -12,16 +12,9 @@
 #include "common/str.h"
 #include "kernels/device.h"
 #include "worker/gang.h"
+#include "tests/cudaemu/check.h"
 
-static int passed, failed;
 static char volume[64] = "/tmp/test-gang-XXXXXX";
-
-static void check(bool fine, const char *what, const char *text)
-{
-    fine ? passed++ : failed++;
-    if (!fine)
-        printf("FAIL %s: %s\n", what, text);
-}
 
 struct worker {
     struct device *device;
